@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.campaign import FAILED, Campaign
-from harness.claims import REFUTED
-from harness.frame import EXIT_CODES, write_rows
+from harness.claims import EXIT_CODES, REFUTED
+from harness.frame import write_rows
 from harness.machine import ROOT, not_this_commit
 from harness.page import pages, why_stale
 
@@ -218,12 +218,8 @@ def main(arguments=None):
     return next((code for code in (FAILED, 1, 3) if code in codes.values()), 0)
 
 
-def _interrupt(*_):
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)  # the script that runs has to end, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # its script has to end, too
     try:
         raise SystemExit(main())
     except KeyboardInterrupt:

@@ -87,9 +87,8 @@ def rank(findings, chosen):
     *others, last = suites
     for suite in others:
         both = [[scores[one][name].score for name in layers] for one in (suite, last)]
-        findings.at_least(
-            f"rank correlation of {suite} with {last}", Rank.of(*both), RANKS_ALIKE, timing=False
-        )
+        name = f"rank correlation of {suite} with {last}"
+        findings.at_least(name, Rank.of(*both), RANKS_ALIKE, timing=False)
     seeds = [[*scores[last][name].seeds.values()] for name in layers]
     if len(seeds[0]) > 1:
         alike = Rank.of(*zip(*seeds, strict=True))

@@ -118,11 +118,9 @@ def bits(runs):
 def lined_up(chosen, name="", **options):
     """The arms, the settings of the others, and what runs an arm on a text of this name."""
     others = [*PEERS, *([NANOCHAT] if chosen.nanochat else [])]
-    known = (
-        dict.fromkeys(others, ANY)
-        if chosen.tiny
-        else {NANOCHAT: RECIPE, **settings("peers", PEERS)}
-    )
+    known = dict.fromkeys(others, ANY)
+    if not chosen.tiny:
+        known = {NANOCHAT: RECIPE, **settings("peers", PEERS)}
     checkout = {NANOCHAT: chosen.nanochat and str(chosen.nanochat.resolve())}
     files = text(options)
     for _ in range(2):  # the first one fills caches

@@ -153,7 +153,8 @@ class Times:
         """Lock-free workers are sooner than each rival that was run."""
         return [
             Claim.of(
-                f"{condition}, {crowd(workers)}: {rival} / {FREE}, seconds",
+                f"{condition}, {'1 process' if workers == 1 else f'{workers} workers'}: "
+                f"{rival} / {FREE}, seconds",
                 self.ratio(condition, rival, workers), ">=", 1.0,
             )
             for rival, workers in rivals
@@ -175,11 +176,6 @@ class Times:
             "tokens per second": round(median(self.of(arm, "tokens_per_s"))),
             "staleness": round(median(self.of(arm, "staleness")), 2),
         }
-
-
-def crowd(workers):
-    """How many processes train, in words."""
-    return "1 process" if workers == 1 else f"{workers} workers"
 
 
 def compare(findings, trained):
@@ -226,7 +222,7 @@ def contest(findings, chosen, target, raced, own, rivals):
         return
     runs = take_turns(
         chosen.seeds, [*raced, (*control, "again")],
-        lambda one, seed: course.seconds(one[1], one[0], seed),
+        lambda one, seed: course.run(one[1], one[0], seed).seconds,
     )  # fmt: skip
     findings.same(
         f"{' '.join(control)}, seconds to {target.bits}", runs[control], runs[*control, "again"]

@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness.claims import INCONCLUSIVE, NOT_MEASURED, REFUTED, SUPPORTED
+from harness.claims import INCONCLUSIVE, NOT_MEASURED, REFUTED, SUPPORTED, worst
 from harness.estimates import ERROR, holm, pairs_needed
 from scipy import stats
 
@@ -24,7 +24,6 @@ MAX_PLANNED = 4
 """Comparisons that a page may judge of one script."""
 
 LIMITS = "limits"
-SEVERITY = (REFUTED, NOT_MEASURED, INCONCLUSIVE, SUPPORTED)
 
 
 @dataclass(frozen=True)
@@ -174,11 +173,6 @@ class Family:
     def row(self, quantities, text):
         """Verdict of a row, from those of its quantities."""
         return worst([self.verdict(one, text) for one in quantities])
-
-
-def worst(verdicts):
-    """The verdict that counts among several."""
-    return next(one for one in SEVERITY if one in verdicts)
 
 
 def named(result, row):
