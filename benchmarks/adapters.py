@@ -70,8 +70,9 @@ def shared_bytes(pid):
     return total
 
 
-def train(folder, base, weights, *, batch, length, kills):
+def train(scratch, base, weights, *, batch, length, kills):
     """Train on a base; return its highest memory, and the seconds of start and return."""
+    folder = Path(tempfile.mkdtemp(dir=scratch))
     (folder / "own.txt").write_text(TEXT)
     words = ["--adapter", "lora(rank=8)", "--base-weights", weights, "--workers",
              "torch:cpu,mlx:cpu", "--data", "own.txt", "--batch-size", batch, "--seq-len", length,
@@ -138,8 +139,7 @@ def measure(findings, chosen):
         if not chosen.quick:
             middle = smallest("tiny", MIDDLE)
             make_base(middle, folder / middle)
-            most, _ = train(run_in(folder), folder / middle, "4bit", batch=2, length=1024,
-                            kills=False)  # fmt: skip
+            most, _ = train(folder, folder / middle, "4bit", batch=2, length=1024, kills=False)
             name = f"{middle}, 4bit, 2 x 1,024 tokens: GB of all processes"
             findings.at_most(name, most / 1e9, MAX_MIDDLE / 1e9, timing=False)
             make_base(HUGE, folder / HUGE)
@@ -155,8 +155,7 @@ def of_large(findings, folder):
     base_bytes = make_base(large, folder / large)
     for weights in ("bfloat16", "4bit"):
         say(f"{large}, {weights}: two workers, 1 x 32 tokens a step")
-        most, seconds = train(run_in(folder), folder / large, weights, batch=1, length=32,
-                              kills=True)  # fmt: skip
+        most, seconds = train(folder, folder / large, weights, batch=1, length=32, kills=True)
         held = base_bytes * (1 if weights == "bfloat16" else 5 / 16)
         rows.append({"base": large, "weights": weights, "GB": most / 1e9, **seconds})
         name = f"{large}, {weights}"
@@ -166,11 +165,6 @@ def of_large(findings, folder):
         findings.at_most(f"{name}: seconds until a killed worker is back", seconds["back"],
                          MAX_BACK_S)  # fmt: skip
     findings.table(rows)
-
-
-def run_in(folder):
-    """A new folder for a run."""
-    return Path(tempfile.mkdtemp(dir=folder))
 
 
 if __name__ == "__main__":

@@ -214,17 +214,12 @@ def judge(scenario, seeds):
     answer = min(tried, key=lambda name: tried[name] * (1.0 if name == pair[0].name else 1.02))
     best = min(truth, key=lambda name: truth[name])
     return {
-        "scenario": scenario.name,
-        "planted": sorted(scenario.planted),
-        "rule": advice.rule.topic,
-        "advised": advice.first.name,
+        "scenario": scenario.name, "planted": sorted(scenario.planted), "rule": advice.rule.topic,
+        "advised": advice.first.name, "answer": answer, "best": best,
+        "slower": truth[answer] / truth[best], "document": scenario.document,
         "tried": {name: round(value, 2) for name, value in tried.items()},
-        "answer": answer,
-        "best": best,
-        "slower": truth[answer] / truth[best],
-        "document": scenario.document,
         "seconds": {name: round(value, 2) for name, value in truth.items()},
-    }
+    }  # fmt: skip
 
 
 def measure(findings, chosen):

@@ -4,9 +4,9 @@
     python benchmarks/atomic_add.py --quick    one to two
 
 One and two spawned workers, one per core, add a dense delta to one arena again and again. Kernels
-take turns, so that drift hits all alike. Moments
-that both workers write are counted as well: where gradients are zero and both betas 1/2, a step of
-AdamW or Muon halves them, so their exponents say how many steps they have seen.
+take turns, so that drift hits all alike. Moments that both workers write are counted as well: where
+gradients are zero and both betas 1/2, a step of AdamW or Muon halves them, so their exponents say
+how many steps they have seen.
 """
 
 import time
@@ -47,14 +47,6 @@ class Turn:
     rounds: int = 0
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a worker did in its turn."""
-
-    floats: int
-    wall_s: float
-
-
 # -- the worker -----------------------------------------------------------------------------------
 
 
@@ -69,7 +61,7 @@ def worker(handle, slot, core, pipe):
 
 
 def take(turn, flat, locks, delta, slot):
-    """Add until the turn is over; all workers of a turn start at one moment."""
+    """Add until the turn is over, all workers from one moment on; returns ns per float."""
     seed, rounds = slot << 32, 0
     rule, _, name = turn.kernel.rpartition(", ")
     width = int(name.removeprefix("cas")) if name.removeprefix("cas").isdecimal() else 0
@@ -86,7 +78,7 @@ def take(turn, flat, locks, delta, slot):
         else:
             _native.add(locks, mode, flat, 0, delta, seed=seed + rounds)
         rounds += 1
-    return Done(rounds * len(delta), time.monotonic() - began)
+    return 1e9 * (time.monotonic() - began) / (rounds * len(delta))
 
 
 def halve_adamw(locks, mode, flat, floats, seed):
@@ -151,10 +143,8 @@ class WorkerPool:
 @contextmanager
 def worker_pool():
     """Workers on cores of their own; gone when the block ends."""
-    layout, free = (
-        plan({"w": ParamSpec("w", (LARGEST,), "zeros")}, max_workers=WORKERS, n_tickets=1),
-        cores(),
-    )
+    layout = plan({"w": ParamSpec("w", (LARGEST,), "zeros")}, max_workers=WORKERS, n_tickets=1)
+    free = cores()
     with Arena.create(layout) as arena, ExitStack() as stack:
         jobs = [(arena.handle(), k + 1, free[k % len(free)]) for k in range(WORKERS)]
         started = [stack.enter_context(spawned(worker, *job)) for job in jobs]
@@ -179,8 +169,7 @@ def measure(findings, chosen):
 
         def turn(key, _):
             kernel, size, workers = key
-            parts = pool.play(kernel, workers, SIZES[size] // 4, seconds=smallest(0.0, 0.4))
-            return fmean(1e9 * part.wall_s / part.floats for part in parts)
+            return fmean(pool.play(kernel, workers, SIZES[size] // 4, seconds=smallest(0.0, 0.4)))
 
         times, again = with_control(range(repeats), keys, turn, control=pair)
     if len(cores()) < WORKERS:

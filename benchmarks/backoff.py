@@ -18,6 +18,8 @@ not seconds, so a busy machine changes no loss.
 import math
 from collections.abc import Callable
 from functools import lru_cache, partial
+from itertools import starmap
+from operator import call
 from statistics import fmean
 from typing import NamedTuple
 
@@ -213,12 +215,6 @@ def rules_of(part, chosen):
     }
 
 
-def trained(job):
-    """One training, for a pool of processes."""
-    train, rule, seed = job
-    return train(rule, seed)
-
-
 class Curves:
     """The trainings of a problem, by schedule, factor and seed, and back-off with other seeds."""
 
@@ -231,7 +227,7 @@ class Curves:
             (problem.train, rules[schedule]._replace(lr=rules[schedule].lr / factor), seed)
             for schedule, factor, seed in keys
         ]
-        curves = on_cores(trained, jobs) if problem.alone else map(trained, jobs)
+        curves = on_cores(call, jobs) if problem.alone else starmap(call, jobs)
         self.curves = dict(zip(keys, curves, strict=True))
 
     def ends(self, schedule, factor=1.0, seed_of=int):

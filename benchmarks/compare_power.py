@@ -24,6 +24,7 @@ import numpy as np
 from harness.estimates import Share
 from harness.frame import each, run, say
 from harness.machine import smallest
+from scipy import stats
 from training.recording import model_file
 
 from mlxhog import TrainConfig
@@ -72,9 +73,8 @@ def real_differences(folder, model, settings, terms):
     with record.open():
         while len(record.pairs) < terms.pairs:
             pair = record.run_next(lambda part, step: None)
-            say(
-                f"  pair {len(record.pairs)}: {pair.a.bits_per_byte:.4f} {pair.b.bits_per_byte:.4f}"
-            )
+            bits = f"{pair.a.bits_per_byte:.4f} {pair.b.bits_per_byte:.4f}"
+            say(f"  pair {len(record.pairs)}: {bits}")
         return [pair.difference for pair in record.pairs]
 
 
@@ -124,14 +124,12 @@ def simulated_rate(tails, gain, seed=1):
 
 def levels():
     """By planned pairs: the level of the last look at which `ERROR` is kept over all looks."""
-    from scipy.stats import t
-
     rng, lowest_n = np.random.default_rng(0), int(2 * ERROR * CHUNK)
     least = {planned: np.empty(0) for planned in range(2, MAX_PAIRS + 1)}
     for _ in range(TABLE_SEQUENCES // CHUNK):
         statistics = np.abs(students(rng.standard_normal((CHUNK, MAX_PAIRS))))
         pairs = np.arange(2, MAX_PAIRS + 1)
-        ratios = 2 * t.sf(statistics, pairs - 1) / pairs**SHAPE
+        ratios = 2 * stats.t.sf(statistics, pairs - 1) / pairs**SHAPE
         for planned, values in least.items():
             first = min(MIN_PAIRS, planned) - 2
             min_ratio = ratios[:, first : planned - 1].min(1) * planned**SHAPE

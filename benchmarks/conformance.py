@@ -74,24 +74,12 @@ def drawn(number):
     sizes = {"B": r.integers(1, 4), "S": r.integers(1, 33), "H": r.integers(1, 4)}
     sizes |= {axis: r.integers(1, 17) for axis in "KVEN"}
     kind = Kind(
-        about="drawn at random",
-        sizes={axis: int(size) for axis, size in sizes.items()},
-        state=has_state,
-        carry=bool(r.random() < 0.5),
-        resets=bool(r.random() < 0.4) and sizes["S"] > 1,
-        large=bool(r.random() < 0.3),
-        factor=float(r.choice([*[1.0] * 8, 0.0, DENORMAL])),
-        share=0.5,
-    )
+        about="drawn at random", sizes={axis: int(size) for axis, size in sizes.items()},
+        state=has_state, carry=bool(r.random() < 0.5),
+        resets=bool(r.random() < 0.4) and sizes["S"] > 1, large=bool(r.random() < 0.3),
+        factor=float(r.choice([*[1.0] * 8, 0.0, DENORMAL])), share=0.5,
+    )  # fmt: skip
     return make(equations, f"random-{number}", number, kind)
-
-
-def results(case, program, dtype):
-    """Return the judged results of a right program."""
-    backend, form = program
-    with rounded_factors() if form == UNITS[1] else nullcontext():
-        ops = right_ops(backend, "native" if form == "native" else "eager")
-        return compared(case, ops, dtype).rows
 
 
 def examine(number):
@@ -105,11 +93,14 @@ def examine(number):
         for dtype in [one for one in ("float32", "bfloat16") if one in case.tolerances]:
             if dtype == "bfloat16" and case.equations in LAYERS:
                 continue
-            for program in [*PROGRAMS, *[UNITS] * (dtype == "bfloat16")]:
-                worst = max(results(case, program, dtype), key=lambda row: row.tolerance_ratio)
+            for backend, form in [*PROGRAMS, *[UNITS] * (dtype == "bfloat16")]:
+                with rounded_factors() if form == UNITS[1] else nullcontext():
+                    ops = right_ops(backend, "native" if form == "native" else "eager")
+                    rows = compared(case, ops, dtype).rows
+                worst = max(rows, key=lambda row: row.tolerance_ratio)
                 nearest[dtype] = max(nearest.get(dtype, 0.0), worst.tolerance_ratio)
                 if not worst.ok:
-                    by = " ".join((dtype, *program))
+                    by = f"{dtype} {backend} {form}"
                     failed.append(f"{by}: {worst.what}: {worst.tolerance_ratio:.2f}")
     return nearest, failed
 

@@ -75,11 +75,6 @@ def end(base, arm, point, seed):
     return bits
 
 
-def one_end(job):
-    """`end` of a job, in a process of its own."""
-    return end(*job)
-
-
 def measure(findings, chosen):
     """Fine-tune every arm with each seed."""
     known = settings("fine_tuning", smallest((), AXES))
@@ -88,12 +83,14 @@ def measure(findings, chosen):
     def judged(base):
         jobs = [(base, arm, points[arm], seed) for seed in chosen.seeds for arm in ALL_ARMS]
         alone = [job for job in jobs if "workers" not in ALL_ARMS[job[1]]]
-        ends = dict(zip(map(repr, alone), on_cores(one_end, alone), strict=True))
+        ends = dict(zip(map(repr, alone), on_cores(end, alone), strict=True))
         bits = {arm: [] for arm in ALL_ARMS}
         for job in jobs:
             bits[job[1]].append(ends[repr(job)] if repr(job) in ends else end(*job))
         judge(findings, bits, {arm: arena_bytes(base, arm) for arm in ALL_ARMS}, points)
-        findings.results["base"] = base_bits(base)
+        status = json.loads((base / "run.json").read_text())
+        of_base = {"tokens": status["tokens"], "bits per byte": status["best"]["bits_per_byte"]}
+        findings.results["base"] = of_base
 
     with_base(chosen, judged)
 
@@ -101,12 +98,6 @@ def measure(findings, chosen):
 def arena_bytes(base, arm):
     """Bytes of the parameters and optimizer state in shared memory."""
     return make_plan(TrainConfig(**options(base, arm, {}, 1))).arena_bytes
-
-
-def base_bits(base):
-    """The tokens of the base, and its best score on its own validation text."""
-    status = json.loads((base / "run.json").read_text())
-    return {"tokens": status["tokens"], "bits per byte": status["best"]["bits_per_byte"]}
 
 
 def judge(findings, bits, arena, points):

@@ -16,11 +16,7 @@ from harness.interleaved import take_turns
 from harness.tuning import around, tuned
 from training.recording import MINI, SIZES, TINY, Bench, workers
 
-RULES = {
-    "lr": {},
-    "linear:0.5": {"staleness_lr": "linear:0.5"},
-    "exp:0.9": {"staleness_lr": "exp:0.9"},
-}
+RULES = {"lr": {}, **{rule: {"staleness_lr": rule} for rule in ("linear:0.5", "exp:0.9")}}
 RATE, TUNED_ON = 3e-3, 101
 NEAR, QUICK_NEAR = 0.02, 0.1
 """Share of P - 1 by which a mean may differ; in short runs the first gradients, which find fewer
@@ -106,4 +102,4 @@ def by_rule(findings, chosen, bench, late):
 
 
 if __name__ == "__main__":
-    run(__doc__, measure, packages=("mlx",), seeds=(3, 3))
+    run(__doc__, measure, packages=("mlx",), seeds=(3, 5))

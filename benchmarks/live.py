@@ -29,7 +29,7 @@ import numpy as np
 from harness.estimates import Mean, Ratio
 from harness.frame import each, run, say
 from harness.interleaved import answer, mlxhog, spawned, with_control
-from harness.machine import cores, pin, resident, smallest, unpin
+from harness.machine import cores, pin, resident, smallest
 from language_models.ours import Ids, Size, large, load_backend
 
 from mlxhog import load
@@ -103,11 +103,9 @@ def promises(findings, chosen):
             seconds = time.perf_counter() - began
             source.close()
         rows[mode] = {
-            "reads": scale.reads,
-            "of one version": whole / scale.reads,
-            "versions seen": len(versions),
-            "reads_per_s, checked": scale.reads / seconds,
-        }
+            "reads": scale.reads, "of one version": whole / scale.reads,
+            "versions seen": len(versions), "reads_per_s, checked": scale.reads / seconds,
+        }  # fmt: skip
         say(f"{mode:20} {rows[mode]}")
         findings.exact(f"{mode}: reads of {scale.reads:,} that broke the promise", broken, 0)
     findings.results["promises"] = rows
@@ -167,22 +165,17 @@ def trained(out, seconds, core, *, reader=None):
     """
     waits = reader is not None and smallest(True, False)
     length = "1h" if waits else f"{seconds:g}"
-    options = [
-        "--workers=torch:cpu",
-        "--threads=1",
-        f"--runs-dir={out}",
-        *BYTES,
-        f"--time={length}",
-    ]
-    options += ["--eval-every=off", "--sample-every=off", "--save-every=off"]
-    command = [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *options]
+    words = f"--workers=torch:cpu --threads=1 --time={length}"
+    words += " --json --quiet --eval-every=off --sample-every=off --save-every=off"
+    options = [*words.split(), f"--runs-dir={out}", *BYTES]
+    command = [sys.executable, "-m", "mlxhog", "train", *options]
     with contextlib.ExitStack() as stack:
         rate = None if reader is None else stack.enter_context(reading(out, READ_MODES[0], reader))
         pin(core)
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         stack.callback(process.wait)
         stack.callback(process.kill)
-        unpin(ALL_CORES)
+        pin(*ALL_CORES)
         read = None if rate is None else rate(max(2.0, seconds * 0.6))
         if waits:
             process.send_signal(signal.SIGINT)
@@ -233,11 +226,8 @@ def tokens_per_s(backend, vocab, count, tokens):
 def streams(findings, chosen):
     """One answer and many at once, in turns, by two models."""
     scale = scale_of(chosen)
-    models = {
-        "tiny": load_architecture("tiny"),
-        "d 512 x 6": large(Size(d=512, blocks=6, vocab=8192)),
-    }
-    for name, cfg in models.items():
+    wide = large(Size(d=512, blocks=6, vocab=8192))
+    for name, cfg in (("tiny", load_architecture("tiny")), ("d 512 x 6", wide)):
         backend = load_backend("torch:cpu", cfg, threads=THREADS)
         tokens_per_s(backend, cfg.vocab_size, 2, 20)
         rates, again = with_control(

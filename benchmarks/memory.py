@@ -99,13 +99,6 @@ def batch(model, length):
     return Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy(), n_bytes=0)
 
 
-def in_a_process(arm):
-    """Bytes of `peak_bytes`, in a process of its own."""
-    words = [sys.executable, __file__, "--arm", json.dumps(asdict(arm))]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return int(done.stdout.split()[-1])
-
-
 def counted(arm):
     """What is kept by the plan's count, and the bytes of the gradients."""
     model = load_architecture(arm.model, arm.changes or None)
@@ -118,9 +111,11 @@ def row_of(arm, lengths):
     """Measure an arm at two lengths: a row of the table."""
     lengths = smallest((8, 16), lengths)
     arms = [replace(arm, length=length) for length in lengths]
-    peaks = [in_a_process(one) for one in arms]
-    plans = []
+    peaks, plans = [], []
     for one in arms:
+        words = [sys.executable, __file__, "--arm", json.dumps(asdict(one))]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split()[-1]))
         kept, gradients = counted(one)
         plans.append(max(gradients, kept.of(one.length) + kept.gradients * gradients))
     own = {name: value for name, value in asdict(arm).items() if name != "length"}

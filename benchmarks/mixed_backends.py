@@ -47,7 +47,14 @@ def measure(findings, chosen):
             f"{arm[0]}, {arm[1]} processes", seed=seed, workers=mix(*arm), **common
         ),
     )  # fmt: skip
-    findings.table(_row(arm, own) for arm, own in trainings.items())
+    findings.table(
+        {"workers": kind, "processes": n,
+         "bits per byte": Mean.of(one.end for one in own).spelt(".3f"),
+         "tokens per second": round(median(one.tokens_per_s for one in own)),
+         "speed": "measured" if enough_cores(n) else "says nothing: more processes than cores",
+         "staleness": round(median(one.staleness for one in own), 2)}
+        for (kind, n), own in trainings.items()
+    )  # fmt: skip
     ends = {arm: [one.end for one in own] for arm, own in trainings.items()}
     findings.document(*(
         counted(
@@ -63,18 +70,6 @@ def measure(findings, chosen):
     findings.results |= {
         "settings": {**bench.settings, **common},
         "trainings": {f"{k}, {n}": list(map(asdict, own)) for (k, n), own in trainings.items()},
-    }
-
-
-def _row(arm, own):
-    kind, count = arm
-    return {
-        "workers": kind,
-        "processes": count,
-        "bits per byte": Mean.of(one.end for one in own).spelt(".3f"),
-        "tokens per second": round(median(one.tokens_per_s for one in own)),
-        "speed": "measured" if enough_cores(count) else "says nothing: more processes than cores",
-        "staleness": round(median(one.staleness for one in own), 2),
     }
 
 
@@ -94,4 +89,4 @@ def same_numbers(model, trainings):
 
 
 if __name__ == "__main__":
-    run(__doc__, measure, packages=("torch", "mlx"), seeds=(3, 3))
+    run(__doc__, measure, packages=("torch", "mlx"), seeds=(3, 5))

@@ -88,9 +88,8 @@ STREAMS = {
 
 def decode(findings, chosen):
     """One stream of xLSTM Large, greedily, one thread."""
-    row, limits = f"decoding one stream, d {SMALL.d} x {SMALL.blocks}", {
-        (PACKAGE, TORCH): 2.0, (TRANSFORMERS, TORCH): 2.0,
-    }  # fmt: skip
+    row = f"decoding one stream, d {SMALL.d} x {SMALL.blocks}"
+    limits = {(PACKAGE, TORCH): 2.0, (TRANSFORMERS, TORCH): 2.0}
     compare(findings, chosen, row, STREAMS, TOKENS, 1, limits)
 
 

@@ -16,7 +16,6 @@ entries from 0. In tensors of 1/40,000 of the largest gradient correct backends 
 the largest entry.)
 """
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -44,21 +43,7 @@ MAX_CONDITION = 1e-5
 
 def computed(subject):
     """Return the results of every side."""
-    return {side.name: side_results(subject, side) for side in SIDES}
-
-
-def side_results(subject, side, fault=None):
-    """Compute one side, in this process."""
-    with fault or nullcontext():
-        return compute.side_results(side, subject)
-
-
-def is_found(subject, right, side, fault, what):
-    """Whether a fault in one side makes a comparison named `what` fail; takes no steps."""
-    still = replace(subject, steps=0)
-    results = {NUMPY.name: right[NUMPY.name], side.name: side_results(still, side, fault)}
-    rows, _ = compare_all(still, (NUMPY, side), results)
-    return any(row.what.startswith(what) for row in rows if not row.ok)
+    return {side.name: compute.side_results(side, subject) for side in SIDES}
 
 
 def sign_fault(right, r):
@@ -66,14 +51,12 @@ def sign_fault(right, r):
     results, conditions = right
     grads = {name: np.abs(x) for name, x in results.items() if name.startswith("grad/")}
     sizes = {name: float(grad.max()) for name, grad in grads.items()}
+    of_all = MIN_OF_ALL * max(sizes.values())
     floors = {
-        name: max(
-            MIN_ENTRY * size,
-            MIN_OF_ALL * max(sizes.values()),
-            MIN_OF_NOISE * conditions[tolerances.NOISE_PREFIX + name],
-        )
+        name: max(MIN_ENTRY * size, of_all,
+                  MIN_OF_NOISE * conditions[tolerances.NOISE_PREFIX + name])
         for name, size in sizes.items()
-    }
+    }  # fmt: skip
     known = [name for name in sizes if conditions[name] < MAX_CONDITION]
     name = str(r.choice([name for name in known if sizes[name] > floors[name]]))
     place = int(r.choice(np.flatnonzero(grads[name].reshape(-1) > floors[name])))
@@ -96,8 +79,11 @@ def examine(number):
         if not row.ok
     ]
     victim, (parameter, place) = OTHERS[number // 2 % len(OTHERS)], sign_fault(right[NUMPY.name], r)
-    what = f"grad/{parameter}"
-    found = is_found(subject, right, victim, wrong_sign(parameter, place), what)
+    what, still = f"grad/{parameter}", replace(subject, steps=0)
+    with wrong_sign(parameter, place):
+        results = {NUMPY.name: right[NUMPY.name], victim.name: compute.side_results(victim, still)}
+    wrong, _ = compare_all(still, (NUMPY, victim), results)
+    found = any(row.what.startswith(what) for row in wrong if not row.ok)
     missed = [f"{subject.title}: {what} at {place} in {victim.name}"] * (not found)
     return max(row.tolerance_ratio for row in rows), failed, missed
 
@@ -134,24 +120,17 @@ def drawn(number, *, steps=3):
 def _large(r):
     heads, width = _width(r)
     return {
-        "model_type": "xlstm",
-        "vocab_size": int(r.integers(8, 60)),
-        "hidden_size": width,
-        "num_hidden_layers": int(r.integers(1, 9)),
-        "num_heads": heads,
-        "use_bias": _with(r, 0.3),
-        "tie_word_embeddings": _with(r, 0.2),
-        "add_out_norm": _with(r, 0.9),
-        "qk_dim_factor": float(r.choice([0.5, 1.0])),
+        "model_type": "xlstm", "vocab_size": int(r.integers(8, 60)), "hidden_size": width,
+        "num_hidden_layers": int(r.integers(1, 9)), "num_heads": heads,
+        "use_bias": _with(r, 0.3), "tie_word_embeddings": _with(r, 0.2),
+        "add_out_norm": _with(r, 0.9), "qk_dim_factor": float(r.choice([0.5, 1.0])),
         "v_dim_factor": float(r.choice([0.5, 1.0, 2.0])),
         "chunk_size": int(r.choice([2, 4, 8, 64])),
-        "ffn_proj_factor": float(r.choice([1.0, 2.0, 2.667])),
-        "ffn_round_up_to_multiple_of": 8,
+        "ffn_proj_factor": float(r.choice([1.0, 2.0, 2.667])), "ffn_round_up_to_multiple_of": 8,
         "gate_soft_cap": float(r.choice([5.0, 15.0])),
         "output_logit_soft_cap": float(r.choice([8.0, 30.0])),
-        "norm_eps": float(r.choice([1e-6, 1e-5])),
-        "eps": float(r.choice([1e-6, 1e-5])),
-    }
+        "norm_eps": float(r.choice([1e-6, 1e-5])), "eps": float(r.choice([1e-6, 1e-5])),
+    }  # fmt: skip
 
 
 def _v1(r):
@@ -159,42 +138,30 @@ def _v1(r):
     blocks = int(r.integers(1, 9))
     slstm_at = [block for block in range(blocks) if _with(r, 0.35)]
     fields = {
-        "model_type": "xlstm_v1",
-        "vocab_size": int(r.integers(8, 60)),
-        "embedding_dim": width,
-        "num_blocks": blocks,
-        "slstm_at": slstm_at,
-        "chunk_size": int(r.choice([2, 4, 8, 64])),
-        "bias": _with(r, 0.3),
-        "tie_weights": _with(r, 0.2),
-        "add_post_blocks_norm": _with(r, 0.9),
-    }
+        "model_type": "xlstm_v1", "vocab_size": int(r.integers(8, 60)), "embedding_dim": width,
+        "num_blocks": blocks, "slstm_at": slstm_at, "chunk_size": int(r.choice([2, 4, 8, 64])),
+        "bias": _with(r, 0.3), "tie_weights": _with(r, 0.2), "add_post_blocks_norm": _with(r, 0.9),
+    }  # fmt: skip
     if len(slstm_at) < blocks:
         mlstm = {
-            "num_heads": heads,
-            "conv1d_kernel_size": int(r.choice([2, 4])),
+            "num_heads": heads, "conv1d_kernel_size": int(r.choice([2, 4])),
             "qkv_proj_blocksize": int(r.choice([2, 4])),
-            "proj_factor": float(r.choice([1.0, 2.0])),
-            "round_proj_up_to_multiple_of": 8,
-        }
+            "proj_factor": float(r.choice([1.0, 2.0])), "round_proj_up_to_multiple_of": 8,
+        }  # fmt: skip
         fields["mlstm_block"] = {"mlstm": mlstm}
     if slstm_at:
         feedforward = {
-            "proj_factor": float(r.choice([1.3, 2.0])),
-            "round_proj_up_to_multiple_of": 8,
+            "proj_factor": float(r.choice([1.3, 2.0])), "round_proj_up_to_multiple_of": 8,
             "act_fn": str(r.choice(["gelu", "relu", "relu^2", "sigmoid", "swish", "selu"])),
-        }
+        }  # fmt: skip
         slstm = {
-            "num_heads": heads,
-            "conv1d_kernel_size": int(r.choice([0, 4])),
+            "num_heads": heads, "conv1d_kernel_size": int(r.choice([0, 4])),
             "bias_init": str(r.choice(["powerlaw_blockdependent", "small_init", "standard"])),
             "recurrent_weight_init": str(r.choice(["zeros", "standard"])),
             "group_norm_weight": _with(r, 0.8),
-        }
-        fields["slstm_block"] = {
-            "slstm": slstm,
-            "feedforward": feedforward if _with(r, 0.8) else None,
-        }
+        }  # fmt: skip
+        own = feedforward if _with(r, 0.8) else None
+        fields["slstm_block"] = {"slstm": slstm, "feedforward": own}
     return fields
 
 

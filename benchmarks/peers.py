@@ -1,6 +1,6 @@
 """A minute of `mlxhog train` beside a minute of what a user would install instead.
 
-    python benchmarks/peers.py                    three seeds, half an hour
+    python benchmarks/peers.py                    five seeds, fifty minutes
     python benchmarks/peers.py --quick            one seed, a few seconds each: two minutes
     python benchmarks/peers.py --nanochat DIR     a checkout of nanochat races, too
     python benchmarks/peers.py --only own_text --data FOLDER ...    the timed race on other texts
@@ -118,11 +118,9 @@ def bits(runs):
 def lined_up(chosen, name="", **options):
     """The arms, the settings of the others, and what runs an arm on a text of this name."""
     others = [*PEERS, *([NANOCHAT] if chosen.nanochat else [])]
-    known = (
-        dict.fromkeys(others, ANY)
-        if chosen.tiny
-        else {NANOCHAT: RECIPE, **settings("peers", PEERS)}
-    )
+    known = dict.fromkeys(others, ANY)
+    if not chosen.tiny:
+        known = {NANOCHAT: RECIPE, **settings("peers", PEERS)}
     checkout = {NANOCHAT: chosen.nanochat and str(chosen.nanochat.resolve())}
     files = text(options)
     for _ in range(2):  # the first one fills caches
@@ -231,5 +229,5 @@ if __name__ == "__main__":
                 "help": "texts of own_text",
             },
         },
-        packages=("torch", "xlstm", "transformers"), quiet=True, seeds=(1, 3),
+        packages=("torch", "xlstm", "transformers"), quiet=True, seeds=(1, 5),
     )  # fmt: skip

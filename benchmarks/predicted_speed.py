@@ -20,36 +20,27 @@ from training.recording import QUIET_OPTIONS, model_file
 
 from mlxhog import TrainConfig, train
 from mlxhog.checkpoint.run import Run
-from mlxhog.research.simulator import simulate
+from mlxhog.research.simulator import simulate, strategies
 from mlxhog.research.simulator.machine import worker_of
-from mlxhog.research.simulator.strategies import (
-    OuterLoop,
-    ParameterServer,
-    SimulatedHogwild,
-    SimulatedLocked,
-    SimulatedRoundRobin,
-    SimulatedSSP,
-    SimulatedSync,
-)
 
 STEPS = 250
 WITHIN = 0.10
 SIZES = {"hidden_size": 128, "num_hidden_layers": 4}
 PERIOD = 16
 ARMS = {
-    "hogwild": ({}, SimulatedHogwild()),
-    "round_robin": ({}, SimulatedRoundRobin()),
-    "sync": ({}, SimulatedSync()),
-    "sync, one backup": ({"strategy": "sync", "backup_workers": 1}, SimulatedSync(backups=1)),
-    "async_ps": ({}, ParameterServer()),
-    "ssp": ({"slack": 3}, SimulatedSSP(3)),
-    "locked": ({}, SimulatedLocked("step")),
-    "aig": ({}, SimulatedLocked("apply")),
-    "avg_runs": ({}, OuterLoop(None)),
-    "local_sgd": ({"average_every": PERIOD}, OuterLoop(PERIOD)),
-    "fedprox": ({"average_every": PERIOD}, OuterLoop(PERIOD)),
-    "scaffold": ({"average_every": PERIOD}, OuterLoop(PERIOD)),
-    "diloco": ({"average_every": PERIOD}, OuterLoop(PERIOD)),
+    "hogwild": ({}, strategies.SimulatedHogwild()),
+    "round_robin": ({}, strategies.SimulatedRoundRobin()),
+    "sync": ({}, strategies.SimulatedSync()),
+    "sync, one backup": ({"strategy": "sync", "backup_workers": 1}, strategies.SimulatedSync(1)),
+    "async_ps": ({}, strategies.ParameterServer()),
+    "ssp": ({"slack": 3}, strategies.SimulatedSSP(3)),
+    "locked": ({}, strategies.SimulatedLocked("step")),
+    "aig": ({}, strategies.SimulatedLocked("apply")),
+    "avg_runs": ({}, strategies.OuterLoop(None)),
+    "local_sgd": ({"average_every": PERIOD}, strategies.OuterLoop(PERIOD)),
+    "fedprox": ({"average_every": PERIOD}, strategies.OuterLoop(PERIOD)),
+    "scaffold": ({"average_every": PERIOD}, strategies.OuterLoop(PERIOD)),
+    "diloco": ({"average_every": PERIOD}, strategies.OuterLoop(PERIOD)),
 }
 """Options of a run, whose strategy is the name where they name none, and its scheme."""
 
@@ -80,7 +71,7 @@ def measure(findings, chosen):
             rate, costs = trained(model, **{"strategy": name, **options})
             workers = workers or costs  # those of hogwild, which is the first
             rates[name].append(rate)
-            updates = 3000 // (2 if isinstance(scheme, SimulatedSync) else 1)
+            updates = 3000 // (2 if isinstance(scheme, strategies.SimulatedSync) else 1)
             expected = simulate(workers, scheme, updates=updates).gradients_per_s
             predicted[name].append(expected)
             print(f"{name:18} {rate:7.1f} gradients/s, predicted {expected:7.1f}", flush=True)

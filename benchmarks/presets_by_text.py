@@ -21,6 +21,8 @@ from harness.frame import each, run, say
 from harness.machine import smallest
 
 from mlxhog import TrainConfig, train
+from mlxhog.base import plain_json
+from mlxhog.base.durable import append_lines
 from mlxhog.data.sotu import read_sotu
 from mlxhog.training.plan.decide import make_plan
 
@@ -99,7 +101,7 @@ def part(name, cells, train_cell):
     def measure(findings, chosen):
         known = {}
         if chosen.rows is not None and chosen.rows.exists():
-            lines = map(json.loads, chosen.rows.read_text().splitlines())
+            lines = plain_json.objects(chosen.rows)
             known = {(row["part"], *row["cell"], row["seed"]): row for row in lines}
         end_s = time.monotonic() + 60 * chosen.limit
         rows = []
@@ -110,8 +112,7 @@ def part(name, cells, train_cell):
                     row = {"part": name, "cell": cell, "seed": seed}
                     row |= train_cell(*cell, seed)
                     if chosen.rows is not None:
-                        with chosen.rows.open("a") as file:
-                            file.write(json.dumps(row) + "\n")
+                        append_lines(chosen.rows, json.dumps(row).encode() + b"\n")
                     say(row)
                 if row is not None:
                     rows.append(row)

@@ -153,7 +153,7 @@ def record(chosen):
     space = {"depth": 4, "mixers": list(MIXERS), "channels": ["swiglu", "mlp"]}
     study = StudyDefinition(
         space=space, suite="smoke", tasks=TASKS, seeds=read_seeds("1"), dim=32,
-        protocol={"steps": 240, "eval_every": 12}, sampler="random",
+        recipe={"steps": 240, "eval_every": 12}, sampler="random",
     )  # fmt: skip
     store = open_store(study, chosen.studies, "mad-surface")
     how = ExecutionConfig(parallel=len(cores()), studies_dir=chosen.studies)

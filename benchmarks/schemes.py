@@ -157,7 +157,8 @@ class Times:
         """Lock-free workers are sooner than each rival that was run."""
         return [
             Claim.of(
-                f"{condition}, {crowd(workers)}: {rival} / {FREE}, seconds",
+                f"{condition}, {'1 process' if workers == 1 else f'{workers} workers'}: "
+                f"{rival} / {FREE}, seconds",
                 self.ratio(condition, rival, workers), ">=", 1.0,
             )
             for rival, workers in rivals
@@ -179,11 +180,6 @@ class Times:
             "tokens per second": round(median(self.of(arm, "tokens_per_s"))),
             "staleness": round(median(self.of(arm, "staleness")), 2),
         }
-
-
-def crowd(workers):
-    """How many processes train, in words."""
-    return "1 process" if workers == 1 else f"{workers} workers"
 
 
 def compare(findings, trained):
@@ -230,7 +226,7 @@ def contest(findings, chosen, target, raced, own, rivals):
         return
     runs = take_turns(
         chosen.seeds, [*raced, (*control, "again")],
-        lambda one, seed: course.seconds(one[1], one[0], seed),
+        lambda one, seed: course.run(one[1], one[0], seed).seconds,
     )  # fmt: skip
     findings.same(
         f"{' '.join(control)}, seconds to {target.bits}", runs[control], runs[*control, "again"]
@@ -254,8 +250,7 @@ def ten_minutes(findings, chosen):
     """Train a wide model for as long by every arm."""
     if chosen.tune:
         return
-    seeds, target = chosen.seeds[:3], smallest(ANY, DEFAULT)
-    findings.seeds = seeds
+    target = smallest(ANY, DEFAULT)
     wide = {"model": model_file(like="minute", hidden_size=256)}
     seconds = chosen.pick(tiny=1.0, quick=60.0, full=600.0)
     options = {**target.options, **smallest({}, wide), "eval_every": "1h", "time": seconds}
@@ -266,7 +261,7 @@ def ten_minutes(findings, chosen):
         say(f"  seed {seed}  {arm:28} {result.val_bits_per_byte:.4f}  {result.tokens:,} tokens")
         return {"bits_per_byte": result.val_bits_per_byte, "tokens": result.tokens}
 
-    runs = take_turns(seeds, DEFAULT_ARMS, remembered(chosen.keep, run))
+    runs = take_turns(chosen.seeds, DEFAULT_ARMS, remembered(chosen.keep, run))
     bits = {arm: [one["bits_per_byte"] for one in own] for arm, own in runs.items()}
     alone, *others = DEFAULT_ARMS
     for arm in others:
@@ -322,7 +317,6 @@ def auto(findings, chosen):
     """Train as long by every strategy under every disturbance, seed by seed, and `sync` twice."""
     if chosen.tune:
         return
-    seeds = findings.seeds = chosen.seeds[:3]
     seconds = chosen.pick(tiny=1.0, quick=30.0, full=40.0)
 
     def run(name, arm, seed):
@@ -336,7 +330,9 @@ def auto(findings, chosen):
 
     table = {}
     for name in list(DISTURBANCES)[smallest(-1, 0) :]:
-        table[name], again = with_control(seeds, STRATEGIES, partial(run, name), control="sync")
+        table[name], again = with_control(
+            chosen.seeds, STRATEGIES, partial(run, name), control="sync"
+        )
         findings.same(f"{name}, sync, bits per byte", table[name]["sync"], again)
         findings.claims.append(auto_claim(name, table[name]))
     findings.table(
@@ -391,14 +387,14 @@ def collect(findings, chosen, target=TO_145, lasts_s=30.0):
     times = {arm: [one.seconds for one in own] for arm, own in runs.items()}
     for arm, own in times.items():
         place, scheme = arm[:2], arm[2]
-        name = f"{arm[0]}, {crowd(arm[1])}: {CLAIMED} / {scheme}, seconds"
+        name = f"{arm[0]}, {arm[1]} workers: {CLAIMED} / {scheme}, seconds"
         ratio = Ratio.of(times[*place, CLAIMED], own)
         if scheme == PLANNED[place]:
             findings.at_most(name, ratio, BEHIND)
         elif scheme == BESIDE.get(place):
             findings.document(Claim.of(name, ratio, "<=", BEHIND))
     findings.same(
-        f"{EQUAL}, {crowd(4)}: {CLAIMED}, seconds",
+        f"{EQUAL}, 4 workers: {CLAIMED}, seconds",
         times[EQUAL, 4, CLAIMED], times[EQUAL, 4, CLAIMED_AGAIN],
     )  # fmt: skip
     findings.table(

@@ -82,8 +82,8 @@ def options(folder, way, *, size, seed, lr):
         **QUIET_OPTIONS, "eval_every": "1h", "val_subset_tokens": size.validation,
         "model": str(model), "tokenizer": "bpe:2000", "seq_len": 128, "batch_size": 2,
         "workers": "torch:cpu*2", "threads": 1, "steps": size.steps, "strategy": "hogwild",
-        "optimizer": "adamw", "lr": lr,
-        "seed": seed, "runs_dir": str(Path(folder) / "runs"), **WAYS[way],
+        "optimizer": "adamw", "lr": lr, "seed": seed,
+        "runs_dir": str(Path(folder) / "runs"), **WAYS[way],
     }  # fmt: skip
 
 

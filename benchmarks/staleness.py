@@ -16,8 +16,8 @@ changes nothing.
 """
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from harness.claims import Control, counted
@@ -49,9 +49,7 @@ MODELS = {SMALL: (MINI, 2), LARGE: (SIZES, 1), "tiny": (TINY, 2)}
 
 def first_rate(name, count):
     """The middle of the axis of learning rates."""
-    if name == AVERAGED:
-        return 3e-3 * min(count, 4)
-    return 3e-3 if count < 8 else 2e-3
+    return 3e-3 * min(count, 4) if name == AVERAGED else 3e-3 if count < 8 else 2e-3
 
 
 def models(chosen):
@@ -79,8 +77,7 @@ def options(name, count):
     return {**muon, "strategy": "sim", **ahead, **momentum}
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One training; what it ends with depends on nothing else, so several run side by side.
 
     Attributes:
@@ -105,12 +102,12 @@ def bench_of(model):
     return Bench(sizes, batch=batch, looks=2, val_subset_tokens=validation)
 
 
-def train(job):
-    """Validation bits per byte after all gradients."""
-    bench, (name, count) = bench_of(job.model), job.arm
+def train(arm, model, seed, gradients, lr):
+    """Validation bits per byte after all gradients of a `Job`."""
+    bench, (name, count) = bench_of(model), arm
     return bench.train(
-        f"{name}, {count}, {job.gradients}, lr {job.lr:.2g}", seed=job.seed, lr=job.lr,
-        tokens=job.gradients * bench.per_step, **options(name, count),
+        f"{name}, {count}, {gradients}, lr {lr:.2g}", seed=seed, lr=lr,
+        tokens=gradients * bench.per_step, **options(name, count),
     ).end  # fmt: skip
 
 
@@ -206,16 +203,12 @@ class Measured:
     def rows(self):
         """One row per arm."""
         return [
-            {
-                "model": self.model,
-                "rule": name,
-                "workers": count,
-                "bits per byte": Mean.of(self.bits[name, count]).spelt(".3f"),
-                "gradients / serial Muon": self.cost((name, count)).spelt(".3f"),
-                "penalty of Proposition 4.1": self.proposition(count),
-            }
+            {"model": self.model, "rule": name, "workers": count,
+             "bits per byte": Mean.of(self.bits[name, count]).spelt(".3f"),
+             "gradients / serial Muon": self.cost((name, count)).spelt(".3f"),
+             "penalty of Proposition 4.1": self.proposition(count)}
             for name, count in self.bits
-        ]
+        ]  # fmt: skip
 
     def proposition(self, count):
         """Gradients by Proposition 4.1 over serial's, if it applied: rho = Delta = 1."""
@@ -263,8 +256,8 @@ def tuning(chosen):
         for name, k in [(SERIAL, 1), *arms(chosen, model)]
     }
     axes = {at: {"lr": around(first_rate(*arm), 1.5, 9)} for at, (arm, _) in names.items()}
-    tune("staleness", axes, lambda at, point: train(Job(*names[at], 0, GRADIENTS, **point)))
+    tune("staleness", axes, lambda at, point: train(*names[at], 0, GRADIENTS, **point))
 
 
 if __name__ == "__main__":
-    run(__doc__, measure, actions={"tune": tuning}, packages=("mlx",), seeds=(3, 3))
+    run(__doc__, measure, actions={"tune": tuning}, packages=("mlx",), seeds=(3, 5))

@@ -37,10 +37,8 @@ STACKS = {
 EXACT, MLSTM = ("[sLSTM]", "[mLSTM, sLSTM]"), "[mLSTM, mLSTM]"
 """Stacks that have to make no error, and the one that has to fail."""
 
-CASES = (
-    *(("parity", stack) for stack in STACKS),
-    *(("S3", stack) for stack in STACKS if "signed" not in stack),
-)
+CASES = [("parity", stack) for stack in STACKS]
+CASES += [("S3", stack) for stack in STACKS if "signed" not in stack]
 RATES = (8e-3, 4e-3)
 """Learning rates, the suite's first."""
 
@@ -84,9 +82,8 @@ class Best:
     by_length: tuple[tuple[int, float], ...]
 
 
-def trained(job):
+def trained(group, stack, seed, backend):
     """Train one stack on one group as suite `state` does, at the better of the learning rates."""
-    group, stack, seed, backend = job
     layers, best = canonical(parse(STACKS[stack])), None
     whole = {"select": "val", "stop_accuracy": 2.0, **smallest({"steps": 2, "eval_every": 2}, {})}
     for lr in RATES:

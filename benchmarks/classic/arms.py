@@ -78,13 +78,10 @@ def summary(results, *measures):
 def beside_one(findings, runs, *measures):
     """Add a table of arms called `KIND N`, each beside its kind with one worker."""
     findings.table(
-        {
-            "arm": name,
-            **summary(own, *measures),
-            "speedup": speedup(runs[f"{name.rpartition(' ')[0]} 1"], own).spelt(),
-        }
+        {"arm": name, **summary(own, *measures),
+         "speedup": speedup(runs[f"{name.rpartition(' ')[0]} 1"], own).spelt()}
         for name, own in runs.items()
-    )
+    )  # fmt: skip
 
 
 def faster(runs, kind, workers, relation, limit=1.0):
@@ -143,11 +140,6 @@ def dblife_like(vertices=18_167, edges=180_110, labels=8, *, seed=0):
     weights = 1.0 - rng.random(edges, dtype=np.float32)
     is_terminal = rng.random(vertices) < LABELLED_SHARE
     is_terminal[np.unique(label_of, return_index=True)[1]] = True
-    return Graph(
-        heads=heads.astype(np.int32),
-        tails=tails.astype(np.int32),
-        weights=weights,
-        n_vertices=vertices,
-        terminals={int(vertex): int(label_of[vertex]) for vertex in np.flatnonzero(is_terminal)},
-        labels=labels,
-    )
+    ends = heads.astype(np.int32), tails.astype(np.int32)
+    terminals = {int(vertex): int(label_of[vertex]) for vertex in np.flatnonzero(is_terminal)}
+    return Graph(*ends, weights, vertices, terminals, labels)

@@ -189,13 +189,8 @@ def _signed_rows(mask, values, plane):
     indices = np.nonzero(mask)[1].astype(np.int32)
     indptr = np.concatenate([[0], np.cumsum(mask.sum(axis=1))])
     scores = np.add.reduceat(values * plane[indices], indptr[:-1])
-    return SparseRows(
-        indptr=indptr,
-        indices=indices,
-        values=values.astype(np.float32),
-        labels=np.where(scores >= 0, np.float32(1), np.float32(-1)),
-        n_features=SVM100_FEATURES,
-    )
+    labels = np.where(scores >= 0, np.float32(1), np.float32(-1))
+    return SparseRows(indptr, indices, values.astype(np.float32), labels, SVM100_FEATURES)
 
 
 # -- linear regression: small, convex, all parameters on one cache line ----------------------------

@@ -46,9 +46,7 @@ def lacking():
         return f"no program {lacks[0]}: sudo apt install iproute2 util-linux"
     with ThreadPoolExecutor(1) as thread:  # whose namespace ends with it
         if thread.submit(_unshare).result():
-            return (
-                "this user may not create network namespaces: begin with unshare -Urn, or as root"
-            )
+            return "this user may not create network namespaces: use unshare -Urn, or root"
     return None
 
 
@@ -85,9 +83,7 @@ class Cable:
         if (why := lacking()) is not None:
             raise EnvironmentLacks(why)
         self._link, self._ways = link, [Direction(link) for _ in range(machines)]
-        self._away = set()
-        self._tuns = []
-        self._nets = []
+        self._away, self._tuns, self._nets = set(), [], []
         self._loop = asyncio.new_event_loop()
         self._relay = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -167,10 +163,7 @@ def _namespace(address):
         raise EnvironmentLacks(f"a network namespace is refused: {os.strerror(code)}")
     tun = os.open(TUN, os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", b"cable", IFF_TUN | IFF_NO_PI))
-    for words in (
-        "link set lo up",
-        f"address add {address}/24 dev cable",
-        f"link set cable mtu {MTU} up",
-    ):
+    steps = "link set lo up", f"address add {address}/24 dev cable", f"link set cable mtu {MTU} up"
+    for words in steps:
         subprocess.run(["ip", *words.split()], check=True, stdin=subprocess.DEVNULL)
     return tun, os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -167,7 +167,9 @@ def train(machines, target, options, fault, *, sound_s, down_s, rounds):
             else:
                 address = f"{cable.address(0)}:{PORT}"
                 members.lead(address)
-                first, other = (joined(address, k, rounds) for k in range(2))
+                # All have the host name of this machine.
+                first, other = ({"cluster": address, "cluster_machine": f"machine {k}", **rounds}
+                                for k in range(2))  # fmt: skip
                 own = {**options, "workers": "torch:cpu"}
                 alive = [members.train(0, {**own, **first})]
                 others = {**own, **other, "inject_stragglers": fault and fault.slow}
@@ -183,11 +185,6 @@ def train(machines, target, options, fault, *, sound_s, down_s, rounds):
             members.end()
         lost = sum(one["lost"] for one in answers)
         return Outcome(**{**answers[0], "lost": lost, "sent": sum(cable.sent)})
-
-
-def joined(address, machine, rounds):
-    """The cluster's options of a member; all have the host name of this machine."""
-    return {"cluster": address, "cluster_machine": f"machine {machine}", **rounds}
 
 
 def happen(fault, cable, process, down_s):

@@ -15,19 +15,16 @@ script that tells it from itself gives no verdict `met`:
 """
 
 import math
+import os
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from harness.estimates import ERROR, Estimate, Mean, Ratio, Share, holm
 from harness.machine import BUSY_SHARE, smallest
 
-SUPPORTED, REFUTED, NOT_MEASURED, INCONCLUSIVE = (
-    "supported",
-    "refuted",
-    "not_measured",
-    "inconclusive",
-)
-NO_LIMIT = "no_limit"
+SUPPORTED, REFUTED, NO_LIMIT = "supported", "refuted", "no_limit"
+NOT_MEASURED, INCONCLUSIVE = "not_measured", "inconclusive"
+SEVERITY = (REFUTED, NOT_MEASURED, INCONCLUSIVE, SUPPORTED, NO_LIMIT)
 WORDS = {
     SUPPORTED: "supported",
     REFUTED: "refuted",
@@ -36,6 +33,7 @@ WORDS = {
     NO_LIMIT: "no limit of our own",
 }
 """How verdicts are printed."""
+EXIT_CODES = {SUPPORTED: 0, NO_LIMIT: 0, REFUTED: 1, NOT_MEASURED: 3, INCONCLUSIVE: 3}
 
 
 # -- claims ----------------------------------------------------------------------------------------
@@ -252,6 +250,19 @@ class Findings:
         claims = [replace(one, disturbed=spoilt(one)) for one in corrected(self.claims)]
         return replace(self, claims=claims)
 
+    def to_json(self):
+        """Verdict, claims and A/A arms of judged findings."""
+        ended, wrong = verdict(self.claims), false_verdicts(self.controls)
+        if ended == SUPPORTED and wrong:
+            ended = INCONCLUSIVE  # it tells equal arms apart, for an unknown cause
+        comparisons = [
+            {"name": one.name, **one.estimate.to_json(), "p": one.p} for one in self.controls
+        ]
+        return {
+            "verdict": ended, "claims": [claim.to_json() for claim in self.claims],
+            "controls": {"comparisons": comparisons, "false_verdicts": wrong},
+        }  # fmt: skip
+
 
 def _cell(value):
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -262,8 +273,36 @@ def counted(name, estimate, relation, limit, *, least=None):
     return Claim.of(name, estimate, relation, limit, least=least, timing=False)
 
 
-def worst(ends):
+def worst(verdicts):
     """The one of several verdicts that counts."""
-    ends = set(ends)
-    order = (REFUTED, NOT_MEASURED, INCONCLUSIVE, SUPPORTED, NO_LIMIT)
-    return next((ended for ended in order if ended in ends), SUPPORTED)
+    return min(verdicts, key=SEVERITY.index, default=SUPPORTED)
+
+
+def verdict(claims):
+    """Missed if a judged claim of ours is; else not measurable if one was spoilt; else the worst.
+
+    Without one, and with `--tiny`, it is `NO_LIMIT`: there is no limit of our own.
+    """
+    ours = [claim.ended for claim in claims if not claim.document]
+    return worst(ours) if ours and not smallest(True, False) else NO_LIMIT
+
+
+def show(findings, others_load):
+    """Print judged claims, the A/A arms, and whether others kept the machine busy."""
+    for claim in findings.claims:
+        ended = WORDS[claim.ended]
+        ended = ended.upper() if claim.ended == REFUTED else ended
+        who = "a document says" if claim.document else "wanted"
+        print(f"  {ended:14}  {claim.name}: {claim.measured} ({who} {claim.wanted})")
+    if not findings.claims:
+        print(f"  {WORDS[NO_LIMIT]}")
+    if controls := findings.controls:
+        values = "; ".join(
+            f"{control.name} {control.estimate.spelt('.3f')}" for control in controls
+        )
+        print(f"  A/A: {false_verdicts(controls)} false verdicts in {len(controls)} ({values})")
+    if others_load > BUSY_SHARE and any(claim.timing for claim in findings.claims):
+        print(
+            f"  busy machine: others used {others_load:.2f} cores meanwhile (load average "
+            f"{os.getloadavg()[0]:.2f}); timings are not measurable, stop them and run this again"
+        )

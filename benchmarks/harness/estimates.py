@@ -28,6 +28,9 @@ ERROR = 0.05
 DRAWS = 4000
 """Of a bootstrap."""
 
+MIN_PAIRS, MAX_PAIRS = 5, 1000
+"""Of a comparison that is planned to get a verdict."""
+
 ROUNDING = 1e-12
 """Relative difference up to which two values are equal."""
 
@@ -135,6 +138,24 @@ class Rank(Estimate):
 
         rho = float(stats.spearmanr(a, b).statistic)
         return cls(rho, float(low), float(high), len(a), p)
+
+
+def pairs_needed(distance, deviation, *, comparisons=1):
+    """Pairs whose interval reaches at most half the way from the recorded value to a limit.
+
+    Where the true value is the recorded one, so many pairs decide in about 97 of 100 measurements.
+
+    Args:
+        distance: between the recorded value and the limit; of ratios, of their logarithms.
+        deviation: standard deviation of a pair, likewise.
+        comparisons: that are planned; as `holm` corrects their p-values, the interval is wider.
+
+    Returns:
+        From `MIN_PAIRS` to `MAX_PAIRS`; None where no number of them is enough.
+    """
+    n = np.arange(MIN_PAIRS, MAX_PAIRS + 1)
+    reach = stats.t.ppf(1 - ERROR / comparisons / 2, n - 1) * deviation / np.sqrt(n)
+    return next(map(int, n[reach <= distance / 2]), None)
 
 
 def holm(p_values):

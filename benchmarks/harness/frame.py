@@ -26,37 +26,18 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.claims import (
-    INCONCLUSIVE,
-    NO_LIMIT,
-    NOT_MEASURED,
-    REFUTED,
-    SUPPORTED,
-    WORDS,
-    Findings,
-    false_verdicts,
-    worst,
-)
+from harness.claims import EXIT_CODES, Findings, show
 from harness.estimates import Estimate
-from harness.machine import (
-    BUSY_SHARE,
-    ROOT,
-    LoadWatch,
-    commit,
-    defaults_digest,
-    machine,
-    set_tiny,
-    smallest,
-    versions,
-    wait_until_quiet,
-)
+from harness.machine import ROOT, measured_with, set_tiny, wait_until_quiet
 
 from mlxhog.base import plain_json
 from mlxhog.base.durable import replace_file
+from mlxhog.base.load import LoadWatch
 
-EXIT_CODES = {SUPPORTED: 0, NO_LIMIT: 0, REFUTED: 1, NOT_MEASURED: 3, INCONCLUSIVE: 3}
 TINY, QUICK, FULL = "tiny", "quick", "full"
 MODES = {QUICK: "minutes (default)", FULL: "more seeds, the documents' sizes"}
+KEEPING = "--keep", "--rows", "--folder", "--studies"
+"""Flags of scripts for what an interrupted run continues from."""
 MAX_ROW = 500  # characters of a list or object that stands in one line of a file
 
 
@@ -146,7 +127,9 @@ def measured(name, chosen, measure, *, packages=(), quiet=False, seeds=None):
         wait_until_quiet(10.0 if chosen.quick else 60.0)
     watch, began = LoadWatch(), time.monotonic()
     measure(findings, chosen)
-    others_load = watch.stop() if findings.others_load is None else findings.others_load
+    others_load = findings.others_load
+    if others_load is None:
+        others_load = watch.look().others
     findings = findings.judged(others_load)
     print()
     show(findings, others_load)
@@ -207,11 +190,12 @@ def each(parts):
 
 
 def _command():
-    """The words of this process, from the root of the checkout, but for --output."""
+    """The words of this process, from the root of the checkout, but for paths of this machine."""
     script, words = Path(sys.argv[0]).resolve(), sys.argv[1:]
-    if "--output" in words:
-        at = words.index("--output")
-        words = words[:at] + words[at + 2 :]
+    for flag in ("--output", *KEEPING):
+        if flag in words:
+            at = words.index(flag)
+            words = words[:at] + words[at + 2 :]
     return [str(script.relative_to(ROOT)) if ROOT in script.parents else script.name, *words]
 
 
@@ -225,60 +209,16 @@ def say(text):
     print(text, flush=True)
 
 
-def verdict(claims):
-    """Missed if a judged claim of ours is; else not measurable if one was spoilt; else the worst.
-
-    Without one, and with `--tiny`, it is `NO_LIMIT`: there is no limit of our own.
-    """
-    ours = [claim.ended for claim in claims if not claim.document]
-    return worst(ours) if ours and not smallest(True, False) else NO_LIMIT
-
-
 def document(findings, others_load, packages):
     """Verdict, claims and numbers of judged findings, and what they were measured with."""
-    ended = verdict(findings.claims)
-    if ended == SUPPORTED and false_verdicts(findings.controls):
-        ended = INCONCLUSIVE  # it tells equal arms apart, for an unknown cause
     return {
-        "verdict": ended,
-        "claims": [claim.to_json() for claim in findings.claims],
-        "controls": {
-            "comparisons": [
-                {"name": control.name, **control.estimate.to_json(), "p": control.p}
-                for control in findings.controls
-            ],
-            "false_verdicts": false_verdicts(findings.controls),
-        },
+        **findings.to_json(),
         **({"seeds": findings.seeds} if findings.seeds else {}),
         **_as_objects(findings.results),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "others_load": round(others_load, 3),
-        "machine": machine(),
-        "versions": versions("mlxhog", "numpy", *packages),
-        "commit": commit(),
-        "defaults": defaults_digest(),
+        **measured_with("mlxhog", "numpy", *packages),
     }
-
-
-def show(findings, others_load):
-    """Print judged claims, the A/A arms, and whether others kept the machine busy."""
-    for claim in findings.claims:
-        ended = WORDS[claim.ended]
-        ended = ended.upper() if claim.ended == REFUTED else ended
-        who = "a document says" if claim.document else "wanted"
-        print(f"  {ended:14}  {claim.name}: {claim.measured} ({who} {claim.wanted})")
-    if not findings.claims:
-        print(f"  {WORDS[NO_LIMIT]}")
-    if controls := findings.controls:
-        values = "; ".join(
-            f"{control.name} {control.estimate.spelt('.3f')}" for control in controls
-        )
-        print(f"  A/A: {false_verdicts(controls)} false verdicts in {len(controls)} ({values})")
-    if others_load > BUSY_SHARE and any(claim.timing for claim in findings.claims):
-        print(
-            f"  busy machine: others used {others_load:.2f} cores meanwhile (load average "
-            f"{os.getloadavg()[0]:.2f}); timings are not measurable, stop them and run this again"
-        )
 
 
 def write_rows(path, value):

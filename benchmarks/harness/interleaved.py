@@ -18,11 +18,13 @@ from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 from harness.machine import cores, smallest
 
+from mlxhog.base.durable import append_lines
 from mlxhog.base.processes import environment, follow_parent, limits_of_threads
 
 TINY_LENGTH = 64  # a chunk of the mLSTM
@@ -73,14 +75,14 @@ def with_control(turns, arms, run, *, control, warm_up=False):
 
 
 def on_cores(function, jobs):
-    """What a function returns for each job, in their order; a process on every core.
+    """What a function returns for each job, its arguments, in order; a process on every core.
 
     With `--tiny` all are done in this process.
     """
     if smallest(True, False):
-        return list(map(function, jobs))
+        return list(starmap(function, jobs))
     with ProcessPoolExecutor(len(cores()), multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(function, jobs))
+        return list(pool.map(function, *zip(*jobs, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def in_turns(programs, *, threads, turns, seconds):
         Seconds per step of each program turn by turn, and those of the first one's second process.
     """
     if smallest(True, False):
-        once_s = {name: [_one_step(one, threads)] for name, one in programs.items()}
+        once_s = {name: [_timed(one.build(threads))] for name, one in programs.items()}
         return once_s, next(iter(once_s.values()))
     every = {**programs, AGAIN: next(iter(programs.values()))}
     with ExitStack() as stack:
@@ -152,17 +154,13 @@ def _serve(program, threads, pipe):
     while True:
         least, spent, steps = pipe.recv(), 0.0, 0
         while not steps or spent < least:
-            began = time.perf_counter()
-            counted = step()
-            spent += time.perf_counter() - began if counted is None else counted
-            steps += 1
+            spent, steps = spent + _timed(step), steps + 1
         pipe.send(spent / steps)
 
 
-def _one_step(program, threads):
-    """With `--tiny`: seconds of one step in this process, which imports each framework once."""
-    step, began = program.build(threads), time.perf_counter()
-    counted = step()
+def _timed(step):
+    """The seconds of a step: those that it says, or all of it."""
+    began, counted = time.perf_counter(), step()
     return time.perf_counter() - began if counted is None else counted
 
 
@@ -178,16 +176,16 @@ def remembered(path, run, *, of=lambda value: value):
         run: returns what JSON can hold.
         of: makes of a result what is returned.
     """
-    lines = path.read_text().splitlines() if path is not None and path.exists() else []
-    known = {json.dumps(key): value for key, value in map(json.loads, lines)}
+    lines = path.read_text().splitlines(True) if path is not None and path.exists() else []
+    whole = (json.loads(line) for line in lines if line.endswith("\n"))  # a kill may tear the last
+    known = {json.dumps(key): value for key, value in whole}
 
     def once(*key):
         name = json.dumps(key)
         if name not in known:
             known[name] = run(*key)
             if path is not None:
-                with path.open("a") as file:
-                    file.write(json.dumps([key, known[name]]) + "\n")
+                append_lines(path, json.dumps([key, known[name]]).encode() + b"\n")
         return of(known[name])
 
     return once

@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 
 import mlxhog
+from mlxhog.base.load import LoadWatch
+from mlxhog.base.machine import CPU_INFO, chip_name
 from mlxhog.config.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +25,6 @@ if str(ROOT) not in sys.path:
 LETTERS = {"AuthenticAMD 25": "N", "AuthenticAMD 26": "M", "GenuineIntel 6": "S"}
 """Letters of machines in docs/results.md: N is a Zen 4, M a Zen 5, S a Xeon."""
 WRITTEN = ("benchmarks/results", "docs/generated", "docs/results.md", "docs/pictures/lock-free.svg")
-BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
 BUSY_SHARE = 0.1  # of one core, used by others: more than that and timings say little
 TINY_MODE = "MLXHOG_BENCHMARK_TINY"
 """Set in the environment, where the processes of a script find it as well."""
@@ -74,28 +75,15 @@ def smallest(tiny, usual):
 
 def machine():
     """Letter, processor, cores this process may use, memory and system."""
+    info = CPU_INFO.read_text() if CPU_INFO.exists() else ""
+    facts = dict(re.findall(r"^(vendor_id|cpu family)\s*: (.*)$", info, re.MULTILINE))
     return {
-        "letter": LETTERS.get(_cpu_family(), "unknown"),
-        "cpu": _cpu_model(),
+        "letter": LETTERS.get(" ".join(facts.values()), "unknown"),
+        "cpu": chip_name() or platform.processor(),
         "cores": len(cores()),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
-
-
-def _cpu_family():
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    facts = dict(re.findall(r"^(vendor_id|cpu family)\s*: (.*)$", info, re.MULTILINE))
-    return " ".join(facts.values())
-
-
-def _cpu_model():
-    if platform.system() == "Darwin":
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.split(":", 1)[1].strip() for line in info.splitlines() if "model name" in line]
-    return names[0] if names else platform.processor()
 
 
 def cores():
@@ -105,16 +93,11 @@ def cores():
     return list(range(os.cpu_count() or 1))
 
 
-def pin(core):
-    """Keep this process on one core, where the system lets us (not macOS)."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
-
-
-def unpin(allowed):
-    """Let this process run on these cores again."""
-    if hasattr(os, "sched_setaffinity"):
+def pin(*allowed):
+    """Keep this process on some cores; returns whether the system can (macOS cannot)."""
+    if can := hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, allowed)
+    return can
 
 
 def versions(*packages):
@@ -155,6 +138,14 @@ def defaults_digest():
     config = TrainConfig()
     preset = (ROOT / "models" / f"{config.model}.yaml").read_text("utf-8")
     return hashlib.sha256(f"{config!r}{preset}".encode()).hexdigest()[:12]
+
+
+def measured_with(*packages):
+    """What a result was measured with."""
+    return {
+        "machine": machine(), "versions": versions(*packages), "commit": commit(),
+        "defaults": defaults_digest(),
+    }  # fmt: skip
 
 
 def package():
@@ -200,43 +191,12 @@ def resident(pid=None):
 # -- other people's load --------------------------------------------------------------------------
 
 
-def _busy_seconds():
-    """CPU seconds all cores worked, or were robbed of by a hypervisor."""
-    times = psutil.cpu_times()._asdict()
-    return sum(times.get(kind, 0.0) for kind in BUSY)
-
-
-class LoadWatch:
-    """How much CPU others used while we measured.
-
-    What this process used does not count, nor what children used that it has waited for.
-    """
-
-    def __init__(self):
-        """Start watching."""
-        self._began, self._busy, self._own = time.monotonic(), _busy_seconds(), own_cpu_s()
-
-    def stop(self):
-        """Cores' worth of CPU that others used meanwhile: 0 quiet, 1 one core."""
-        busy, own = _busy_seconds(), own_cpu_s() - self._own
-        # Both counts advance in ticks of 10 ms, so a short window may be off by a few.
-        elapsed = time.monotonic() - self._began
-        ticks = 0.01 * (1 + len(cores()))
-        return max(0.0, busy - self._busy - own - ticks) / elapsed
-
-
-def own_cpu_s():
-    """CPU time of this process and of all it has waited for."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
-
-
 def wait_until_quiet(patience_s=60.0, window_s=2.0):
     """Wait for a window in which others are quiet; returns their load in the last window."""
     deadline = time.monotonic() + smallest(0.0, patience_s)
     while True:
         watch = LoadWatch()
         time.sleep(smallest(0.0, window_s))
-        others = watch.stop()
+        others = watch.look().others
         if others <= BUSY_SHARE or time.monotonic() >= deadline:
             return others

@@ -12,11 +12,11 @@ import tomllib
 from collections import Counter
 
 import yaml
-from harness.claims import NOT_MEASURED, WORDS, Claim
+from harness.claims import NOT_MEASURED, SEVERITY, WORDS, Claim
 from harness.estimates import ROUNDING, Share
 from harness.machine import ROOT, defaults_digest
 from harness.picture import picture
-from harness.verdicts import SEVERITY, Expected, Family, interval_of, named
+from harness.verdicts import Expected, Family, interval_of, named
 
 CLAIMS = ROOT / "benchmarks" / "claims.yaml"
 RESULTS = ROOT / "benchmarks" / "results"
@@ -266,13 +266,10 @@ def every_quantity(results):
     about = "Each quantity of a file, and the limit set in its script; a document's is in brackets."
     lines = ["## Every quantity", "", about, ""]
     for name, result in results.items():
-        ran = f"`{result['command']}`"
+        command = result["command"]
+        ran = f"`{command}`"
         if "command" in result.get("stale", ""):
-            ran = (
-                result["command"].capitalize()
-                if " script " in result["command"]
-                else f"Recorded by {result['command']}"
-            )
+            ran = command.capitalize() if " script " in command else f"Recorded by {command}"
         lines += [f"### {name}", "", f"{ran}: {source(name, results, up='../../')}"]
         lines += ["", *([result["note"], ""] if result.get("note") else [])]
         if result["claims"]:

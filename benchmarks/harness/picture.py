@@ -55,8 +55,7 @@ def picture(rows):
                 value, low, high = ratio
                 at = y + (10 * own - 5) * (None not in ratios)
                 color = SOONER if low > 1 else LATER if high < 1 else LEVEL
-                lines.append(
-                    f'<path d="M{x(low)} {at}H{x(high)}" stroke="{color}" stroke-width="2"/>'
-                )
+                bar = f'd="M{x(low)} {at}H{x(high)}" stroke="{color}" stroke-width="2"'
+                lines.append(f"<path {bar}/>")
                 dot(x(value), at, color, filled=own == 0)
     return "\n".join([*lines, "</svg>", ""])

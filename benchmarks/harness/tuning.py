@@ -37,17 +37,14 @@ def tuned(axes, trial):
     """
     point = {axis: values[len(values) // 2] for axis, values in axes.items()}
     for k, (axis, values) in enumerate(axes.items()):
-        losses = {value: _comparable(trial({**point, axis: value})) for value in values}
-        point[axis] = best = min(losses, key=losses.get)
+        losses = [trial({**point, axis: value}) for value in values]
+        losses = [math.inf if loss is None or loss != loss else loss for loss in losses]
+        point[axis] = best = values[losses.index(min(losses))]
         if k == 0 and len(values) > 2 and best in (values[0], values[-1]):
             raise SystemExit(
                 f"{axis} {best:g} is the last of its axis and the best; widen the axis"
             )
     return point
-
-
-def _comparable(loss):
-    return math.inf if loss is None or loss != loss else loss
 
 
 def tune(name, arms, trial):

@@ -16,15 +16,14 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness.claims import INCONCLUSIVE, NOT_MEASURED, REFUTED, SUPPORTED
-from harness.estimates import ERROR, holm
+from harness.claims import INCONCLUSIVE, NOT_MEASURED, REFUTED, SUPPORTED, worst
+from harness.estimates import ERROR, holm, pairs_needed
 from scipy import stats
 
 MAX_PLANNED = 4
 """Comparisons that a page may judge of one script."""
 
 LIMITS = "limits"
-SEVERITY = (REFUTED, NOT_MEASURED, INCONCLUSIVE, SUPPORTED)
 
 
 @dataclass(frozen=True)
@@ -88,22 +87,27 @@ def interval_of(quantity):
     return None if None in ends else tuple(ends)
 
 
-def p_value(quantity, bound):
-    """Two-sided p-value of a true value at a bound: as recorded, or by Student's t.
+def distance_of(quantity, bound):
+    """How far a value is from a bound, and its standard error; NaN where its repeats say nothing.
 
     The interval says on which scale it was computed: ratios have it in logarithms.
     """
-    if quantity.get("p") is not None and bound == quantity["limit"] and not quantity.get("least"):
-        return quantity["p"]
     (low, high), value, n = interval_of(quantity), quantity["value"], quantity.get("n")
     if n is None or n < 2 or low >= high:
-        return math.nan
+        return math.nan, math.nan
     scales = [(low, value, high, bound)]
     if low > 0 and bound > 0:
         scales.append(tuple(map(math.log, scales[0])))
     low, value, high, bound = min(scales, key=lambda s: abs(s[0] + s[2] - 2 * s[1]) / (s[2] - s[0]))
-    error = (high - low) / 2 / float(stats.t.ppf(1 - ERROR / 2, n - 1))
-    return float(2 * stats.t.sf(abs(value - bound) / error, n - 1))
+    return abs(value - bound), (high - low) / 2 / float(stats.t.ppf(1 - ERROR / 2, n - 1))
+
+
+def p_value(quantity, bound):
+    """Two-sided p-value of a true value at a bound: as recorded, or by Student's t."""
+    if quantity.get("p") is not None and bound == quantity["limit"] and not quantity.get("least"):
+        return quantity["p"]
+    distance, error = distance_of(quantity, bound)
+    return float(2 * stats.t.sf(distance / error, (quantity.get("n") or 1) - 1))
 
 
 def spread_of(result):
@@ -140,6 +144,16 @@ class Family:
         """Names of the planned comparisons; a question asked in both directions is one."""
         return {name for name, _ in self._planned}
 
+    def plan(self):
+        """The planned comparisons: recorded n, and the pairs that would decide them, or None."""
+        rows = []
+        for (name, expected), one in self._planned.items():
+            distance, error = min(distance_of(one, bound) for bound in expected.bounds)
+            deviation = error * math.sqrt(one["n"] or 1)
+            pairs = pairs_needed(distance, deviation, comparisons=len(self.corrected))
+            rows.append({"name": name, "expected": str(expected), "n": one["n"], "pairs": pairs})
+        return rows
+
     def verdict(self, quantity, text):
         """What becomes of one quantity."""
         expected, value = Expected.of(text, quantity), quantity["value"]
@@ -159,11 +173,6 @@ class Family:
     def row(self, quantities, text):
         """Verdict of a row, from those of its quantities."""
         return worst([self.verdict(one, text) for one in quantities])
-
-
-def worst(verdicts):
-    """The verdict that counts among several."""
-    return next(one for one in SEVERITY if one in verdicts)
 
 
 def named(result, row):

@@ -180,12 +180,10 @@ def trained(arm, *, files, seed, point, threads, end_s=None, tokens=None, path=N
         nats(text[:, :-1], labels, "mean").backward()
         step(min(1.0, (progress + 1e-3) / WARMUP) * fall(progress), progress, number)
         number += 1
-    ends = []
+    scored = {"seq_len": SEQ, "batch_size": 16, "val_subset_tokens": most}
     with torch.inference_mode():
-        for one in validation_set.batches(
-            validation, seq_len=SEQ, batch_size=16, val_subset_tokens=most
-        ):
-            ends.append((float(nats(one.x, one.y, "sum")), one.n_bytes))
+        ends = [(float(nats(one.x, one.y, "sum")), one.n_bytes)
+                for one in validation_set.batches(validation, **scored)]  # fmt: skip
     bits = validation_set.bits_per_byte(*map(sum, zip(*ends, strict=True)))
     return {"bits_per_byte": bits, "tokens": number * per_step}
 

@@ -15,6 +15,8 @@ from mlxhog import arena, backends, strategies
 from mlxhog.arena import Arena
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.batch import Batch
+from mlxhog.decoding.engine import answer
+from mlxhog.decoding.options import Sampling
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
@@ -96,10 +98,8 @@ def training_step(size, threads, backend="torch:cpu"):
     model = v1(size) if size.slstm_at else large(size)
     spec, optimizer = families.param_spec(model), strategies.build_optimizer(OPTIONS)
     layout = arena.plan(spec, max_workers=1, n_tickets=1, private=optimizer.state_segments)
-    shared, worker = (
-        Arena.create(layout),
-        load_backend(backend, model, threads=threads, layout=layout),
-    )
+    shared = Arena.create(layout)
+    worker = load_backend(backend, model, threads=threads, layout=layout)
     shared.params[:] = worker.param_buffer[: len(shared.params)]
     own = UpdateTarget(
         flat=shared.params, slots=layout.slots, locks=shared.locks(1), shared={},
@@ -156,9 +156,6 @@ def prompt(V):
 
 def stream(backend, threads):
     """Decode greedily by our own generation; counts the seconds after the first token."""
-    from mlxhog.decoding.engine import answer
-    from mlxhog.decoding.options import Sampling
-
     cfg = large(SMALL)
     loaded = load_backend(backend, cfg, threads=threads)
 

@@ -10,12 +10,8 @@ import time
 from harness.machine import smallest
 from language_models.ours import PROMPT, SMALL, TOKENS, prompt, tokens_and_labels
 
-VANILLA = {
-    "backend": "vanilla",
-    **dict.fromkeys(
-        [f"dtype{part}" for part in ("", "_b", "_r", "_w", "_g", "_s", "_a")], "float32"
-    ),
-}
+VANILLA = {f"dtype{part}": "float32" for part in ("", "_b", "_r", "_w", "_g", "_s", "_a")}
+VANILLA |= {"backend": "vanilla"}
 """Options of the package's sLSTM that need no GPU, in float32."""
 
 

@@ -7,33 +7,31 @@ NumPy's. Strategies, meetings and memory are the product's, each client a worker
 process, so runs repeat bit for bit wherever the strategy does. Nothing here says how fast it is.
 """
 
-import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from types import SimpleNamespace
+from functools import cache, partial
 
+import harness.machine  # noqa: F401  # which finds `tests`
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
 from mlxhog import TrainConfig
-from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import WorkerPhase
 from mlxhog.config.budget import Budget
 from mlxhog.config.components import STRATEGIES
 from mlxhog.models.spec import ParamSpec
-from mlxhog.optim import SGD
 from mlxhog.strategies import Idle, Lease, build
 from mlxhog.strategies.averaging import Averaged
-from mlxhog.strategies.context import Context
+from tests.strategies.runs import empty_arena, worker
+from tests.threads import in_threads
 
 WIDTHS = (64, 256, 128, 10)
-BATCH = 32
-CLASSES = 10
+BATCH, CLASSES = 32, 10
+ROUND_LIMIT_S = 600.0
 
 Array = NDArray[np.float32]
 
@@ -175,7 +173,7 @@ def train(clients, *, rounds, seed, until=None, **options):
     per_round = len(clients) * (chosen.local_steps if isinstance(chosen, Averaged) else 1)
     strategy = build(config, len(clients))
     with _opened(strategy, config.top_lr, seed, rounds * per_round) as (arena, workers):
-        ledger = Ledger(arena)
+        ledger, failed = Ledger(arena), []
         batches = [_batches(images, seed, rank) for rank, images in enumerate(clients)]
         for round_number in range(1, rounds + 1):
             # a step of `sync` is one of all workers together
@@ -183,7 +181,9 @@ def train(clients, *, rounds, seed, until=None, **options):
             for worker in workers:
                 worker.context.step_limit = steps
                 worker.context.budget = Budget(steps=steps)
-            _all_step(list(zip(workers, batches, strict=True)))
+            in_threads(partial(_steps, failed), zip(workers, batches, strict=True), ROUND_LIMIT_S)
+            if failed:
+                raise failed[0]
             strategy.settle(arena, ledger)
             course.accuracy.append(accuracy(_params(arena, arena.params), validation))
             course.gradients.append(round_number * per_round)
@@ -212,33 +212,13 @@ def _batches(images, seed, rank):
 def _opened(strategy, lr, seed, steps):
     """An arena with the network and workers for it."""
     parameters = {name: ParamSpec(name, shape, "zeros") for name, shape in shapes().items()}
-    layout = plan(
-        parameters, max_workers=strategy.workers, private=(), n_tickets=steps,
-        extra=strategy.segments(parameters),
-    )  # fmt: skip
-    with Arena.create(layout) as arena:
+    with empty_arena(strategy, parameters, private=(), n_tickets=steps) as arena:
         for name, drawn in initial(seed).items():
             _params(arena, arena.params)[name][...] = drawn
         strategy.begin(arena)
         arena.counters.store("command", ControlCommand.TRAIN)
-        yield arena, [_worker(arena, slot + 1, strategy, lr) for slot in range(strategy.workers)]
-
-
-def _worker(arena, slot, strategy, lr):
-    entry = arena.workers.acquire_slot(slot=slot)
-    param_buffer = np.zeros_like(arena.params)
-
-    def copy_in(flat, threads=1):
-        param_buffer[:] = flat[: param_buffer.size]
-
-    return strategy.worker_class()(
-        Context(
-            arena=arena, ledger=Ledger(arena), entry=entry, slot=slot, owner=entry.incarnation,
-            strategy=strategy, backend=SimpleNamespace(param_buffer=param_buffer, copy_in=copy_in),
-            optimizer=SGD(), metal=None, schedule=lambda progress, update: lr,
-            budget=Budget(steps=1), step_limit=1, decay=frozenset(), model=SimpleNamespace(),
-        )
-    )  # fmt: skip
+        how = {"steps": 1, "schedule": lambda progress, update: lr}
+        yield arena, [worker(arena, k + 1, strategy, **how) for k in range(strategy.workers)]
 
 
 def _params(arena, flat):
@@ -249,40 +229,23 @@ def _params(arena, flat):
     }
 
 
-def _all_step(workers):
-    """Every worker's steps up to the limit, in a thread each."""
-    failed = []
-    threads = [
-        threading.Thread(target=_steps, args=(worker, batches, failed), daemon=True)
-        for worker, batches in workers
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
-
-
-def _steps(worker, batches, failed):
-    context = worker.context
+def _steps(failed, own):
+    """A worker's steps up to the limit; what it raised is added to `failed`."""
+    (worker, batches), context = own, own[0].context
     context.entry.phase = WorkerPhase.DATA
     try:
         while not failed:
             lease = worker.claim()
             if isinstance(lease, Lease):
                 worker.read()
-                found = gradient(
-                    _params(context.arena, context.backend.param_buffer), next(batches)
-                )
-                worker.write(found, lease, samples=BATCH)
-            elif lease is Idle.DONE and _done(context) >= context.step_limit:
+                params = _params(context.arena, context.backend.param_buffer)
+                worker.write(gradient(params, next(batches)), lease, samples=BATCH)
+            elif (
+                lease is Idle.DONE
+                and context.strategy.steps_done(context.arena, context.ledger) >= context.step_limit
+            ):
                 return
             else:
                 time.sleep(2e-5)
     except BaseException as error:  # the others would wait for this one for ever
         failed.append(error)
-
-
-def _done(context):
-    return context.strategy.steps_done(context.arena, context.ledger)

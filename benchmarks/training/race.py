@@ -53,32 +53,24 @@ ARMS = {
     "hogwild mlx+torch": {"strategy": "hogwild", **BOTH},
 }
 TUNED_AS = {
-    "serial 2 threads": "serial 1 thread",
-    "speed-weighted sync": "sync",
-    "collect": "sync",
-    "sync, one backup": "sync",
-    "hogwild, racy": "hogwild",
-    "ssp": "hogwild",
-    "speed-weighted sync, 4 workers": "sync, 4 workers",
-    "collect, 4 workers": "sync, 4 workers",
-    "speed-weighted sync mlx+torch": "sync",
-    "hogwild mlx+torch": "hogwild",
-}
+    "serial 2 threads": "serial 1 thread", "speed-weighted sync": "sync", "collect": "sync",
+    "sync, one backup": "sync", "hogwild, racy": "hogwild", "ssp": "hogwild",
+    "speed-weighted sync, 4 workers": "sync, 4 workers", "collect, 4 workers": "sync, 4 workers",
+    "speed-weighted sync mlx+torch": "sync", "hogwild mlx+torch": "hogwild",
+}  # fmt: skip
 """Arms that differ in threads, shares, claims, writes or backends only have one arm's settings."""
 
 BATCHES = (2, 4, 8)
 AXES = {
     "adamw": {
         "lr": (5e-4, 7e-4, 1e-3, 1.5e-3, 2.1e-3, 3e-3, 4.2e-3, 6e-3, 8.5e-3),
-        "beta1": (0.75, 0.8, 0.85, 0.9, 0.95),
-        "batch_size": BATCHES,
+        "beta1": (0.75, 0.8, 0.85, 0.9, 0.95), "batch_size": BATCHES,
     },
     "muon": {
         "lr": (1e-3, 1.5e-3, 2.1e-3, 3e-3, 4.2e-3, 6e-3, 8.5e-3, 1.2e-2, 1.7e-2),
-        "beta1": (0.55, 0.65, 0.75, 0.8, 0.85, 0.9, 0.95),
-        "batch_size": BATCHES,
+        "beta1": (0.55, 0.65, 0.75, 0.8, 0.85, 0.9, 0.95), "batch_size": BATCHES,
     },
-}
+}  # fmt: skip
 """What the search tries of every arm, one axis after the other."""
 BATCH_SIZES = {"adamw": 2, "muon": 4}
 """Sequences of a gradient, by what each rule trains best with in a minute."""
@@ -164,10 +156,6 @@ class Course:
         say(f"  seed {seed}  {optimizer:6} {arm:28} {took:6.1f} s  {whole.tokens_per_s:,.0f} tok/s")
         late = mean_staleness(whole.workers)
         return Reached(took, tokens, whole.seconds, whole.tokens_per_s, late)
-
-    def seconds(self, arm, optimizer, seed, **options):
-        """Train an arm at its settings; infinity where it does not reach the target."""
-        return self.run(arm, optimizer, seed, **options).seconds
 
     def tune(self, optimizer, arms):
         """Search the settings of arms, and write them down."""

@@ -16,17 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from harness.frame import say
 from harness.machine import ROOT, cores, one_of_a_kind, smallest
 
-from mlxhog import TrainConfig, train
+from mlxhog import TrainConfig, backends, train
 from mlxhog.arena import Arena
+from mlxhog.arena.child import Lane
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import socket_path
 from mlxhog.checkpoint.run import Run
 from mlxhog.data import validation_set
 from mlxhog.display.record import RunRecord
+from mlxhog.experiments.short_runs import score
+from mlxhog.models.families import param_count
+from mlxhog.models.registry import load_architecture
 from mlxhog.progress import Result
+from mlxhog.training.plan.decide import make_plan
 
 MAX_BYTES = 2 << 30  # of parameters that are kept of a run
 
@@ -77,11 +83,6 @@ class _Recorder:
     _gap_s: float = 0.0
     _next_s: float = 0.0
 
-    def _thin(self, seconds):
-        """Drop every other point, and look half as often from now on."""
-        del self.points[1::2]
-        self._gap_s = seconds / len(self.points)
-
     def __call__(self, progress):
         if self.arena is None or progress.step < 1:  # a strategy that is chosen takes another arena
             (run,) = self.out.iterdir()
@@ -95,7 +96,8 @@ class _Recorder:
             self.points.append(Point(seconds, self.arena.counters.load("tokens"), params))
             self._next_s = seconds + self._gap_s
             if len(self.points) * self.arena.params.nbytes > MAX_BYTES:
-                self._thin(seconds)
+                del self.points[1::2]  # and look half as often from now on
+                self._gap_s = seconds / len(self.points)
 
 
 @one_of_a_kind
@@ -116,7 +118,8 @@ def record(*, keep_params=False, disturb=None, **options):
         options = of_this_size({**QUIET_OPTIONS, "runs_dir": str(out / "runs"), **options})
         config = TrainConfig(**options)
         try:
-            result = train(config, observer=_both(recorder, disturb))
+            observers = [recorder, *([] if disturb is None else [disturb])]
+            result = train(config, observer=lambda one: [observe(one) for observe in observers])
         finally:
             if disturb is not None:
                 disturb.end()
@@ -127,29 +130,13 @@ def record(*, keep_params=False, disturb=None, **options):
         params = recorder.arena.params.copy() if keep_params else None  # at rest by now
         points.append(Point(result.seconds, result.tokens, params))
         recorder.arena.close()
-        status = json.loads((Path(result.run) / "run.json").read_text())
-        part = status.get("cluster", {})
-        changes = changes_of(Run(Path(result.run)))
-        return Recorded(result, points, part, changes)
+        part = json.loads((Path(result.run) / "run.json").read_text()).get("cluster", {})
+        events = RunRecord(Run(Path(result.run))).events
+        changes = (f"{one.elapsed_s:.1f} s {one.text.split(':')[0]}"
+                   for one in events if one.kind == "strategy")  # fmt: skip
+        return Recorded(result, points, part, ", ".join(changes))
     finally:
         shutil.rmtree(out)
-
-
-def changes_of(run):
-    """The changes of a run's strategy: seconds and strategy of each."""
-    every = [one for one in RunRecord(run).events if one.kind == "strategy"]
-    return ", ".join(f"{one.elapsed_s:.1f} s {one.text.split(':')[0]}" for one in every)
-
-
-def _both(recorder, disturb):
-    if disturb is None:
-        return recorder
-
-    def observe(progress):
-        recorder(progress)
-        disturb(progress)
-
-    return observe
 
 
 def model_of(arena):
@@ -166,10 +153,6 @@ def model_of(arena):
 @lru_cache
 def model_file(like="tiny", **sizes):
     """A YAML architecture like one but for some sizes, in a file that ends with this process."""
-    import yaml
-
-    from mlxhog.models.registry import load_architecture
-
     fields = {**load_architecture(like).to_dict(), **sizes}
     for other in ("embedding_dim", "num_blocks"):
         fields.pop(other, None)
@@ -181,9 +164,6 @@ def model_file(like="tiny", **sizes):
 
 def count_parameters(model):
     """Parameters of an architecture."""
-    from mlxhog.models.families import param_count
-    from mlxhog.models.registry import load_architecture
-
     return param_count(load_architecture(model))
 
 
@@ -198,10 +178,6 @@ def end_bits(validation, **options):
 
     With one worker it depends on nothing but its options, so several may run side by side.
     """
-    from mlxhog.arena.child import Lane
-    from mlxhog.experiments.short_runs import score
-    from mlxhog.training.plan.decide import make_plan
-
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as out:
         config = TrainConfig(**of_this_size({**QUIET_OPTIONS, **ALONE, **options, "runs_dir": out}))
         result = train(config, observer=None)
@@ -220,9 +196,6 @@ class HeldOut:
 
     def __init__(self, options, tokens=65_536):
         """Open the text of a run with these options, and lay its model over a buffer."""
-        from mlxhog import backends
-        from mlxhog.training.plan.decide import make_plan
-
         plan = make_plan(TrainConfig(**of_this_size(options)))
         self._seq_len, self._tokens = plan.config.seq_len, smallest(2048, tokens)
         self._file = plan.data.val
@@ -246,18 +219,18 @@ class HeldOut:
         """
         scores = {}
 
-        def score(k):
+        def bits(k):
             if k not in scores:
                 scores[k] = self.bits_per_byte(points[k].params)
             return scores[k]
 
         low, high = 0, len(points) - 1
-        if high < 1 or score(high) > target or score(low) <= target:
+        if high < 1 or bits(high) > target or bits(low) <= target:
             return None
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if score(middle) > target else (low, middle)
-        share = (score(low) - target) / (score(low) - score(high))
+            low, high = (middle, high) if bits(middle) > target else (low, middle)
+        share = (bits(low) - target) / (bits(low) - bits(high))
         a, b = points[low], points[high]
         return a.seconds + share * (b.seconds - a.seconds), a.tokens + share * (b.tokens - a.tokens)
 

@@ -47,6 +47,24 @@ def test_no_failure_in_some_trials_is_a_bound_and_not_a_zero():
     assert estimates.Share.of(100, 100).low == pytest.approx(1 - share.high)
 
 
+def test_as_many_pairs_as_are_needed_decide_nearly_always_and_half_of_them_do_not():
+    assert estimates.pairs_needed(1.0, 0.001) == estimates.MIN_PAIRS
+    assert estimates.pairs_needed(0.0, 1.0) is None
+    assert estimates.pairs_needed(math.nan, math.nan) is None
+    needed = estimates.pairs_needed(1.0, 1.0)
+    # Half of the distance is 2.11 standard errors, for 17 degrees of freedom, of 1 / sqrt(18).
+    assert needed == 18
+    assert estimates.pairs_needed(1.0, 1.0, comparisons=4) > needed
+    rng = np.random.default_rng(87)
+
+    def decided(n):
+        means = (estimates.Mean.of(rng.normal(1.0, 1.0, n)) for _ in range(100))
+        return sum(mean.low > 0.0 for mean in means)
+
+    assert decided(needed) >= 93
+    assert decided(needed // 2) < 90
+
+
 def test_holm_multiplies_by_the_number_of_comparisons_that_remain():
     assert estimates.holm([0.03, 0.01, math.nan, 0.02]) == pytest.approx(
         [0.04, 0.03, math.nan, 0.04], nan_ok=True

@@ -143,10 +143,16 @@ def test_finished_runs_are_lines_of_a_file_that_a_later_run_reads(tmp_path):
         count.append(1)
         return {"arm": arm, "seed": seed}
 
+    file = tmp_path / "runs"
     for _ in range(2):
-        once = interleaved.remembered(tmp_path / "runs", run, of=lambda value: value["seed"])
+        once = interleaved.remembered(file, run, of=lambda value: value["seed"])
         assert [once("sync", seed) for seed in (1, 2)] == [1, 2]
     assert len(count) == 2
+    file.write_bytes(file.read_bytes()[:-9])  # killed while it wrote the second
+    for number in (3, 3):
+        once = interleaved.remembered(file, run, of=lambda value: value["seed"])
+        assert [once("sync", seed) for seed in (1, 2)] == [1, 2]
+        assert len(count) == number
 
 
 def test_every_arm_is_tuned_on_the_same_axes_by_as_many_trials_and_never_twice(
@@ -195,9 +201,20 @@ def test_a_failed_script_stops_no_other_and_one_that_hangs_is_ended(tmp_path, mo
     assert everything.run(["hangs.py"], limit_s=0.4) == 4
 
 
-def test_every_script_of_the_table_exists_and_full_takes_hours():
-    assert all((everything.RESULTS.parent / f"{one.name}.py").exists() for one in everything.TABLE)
-    assert sum(one.seconds for one in everything.TABLE) <= 4.5 * 3600
+def test_scripts_of_the_table_exist_know_their_words_and_take_a_day_and_a_half():
+    for one in everything.TABLE:
+        text = (everything.RESULTS.parent / f"{one.name}.py").read_text()
+        assert not one.keep or f'"{one.keep}"' in text or one.keep == "--keep" and "KEEP" in text
+        assert one.keep or "KEEP" not in text, f"{one.name} could continue inside a campaign"
+        flags = [word for word in one.full.split() if word not in ("--full", "--quick", "--only")]
+        assert all(f'"{word}"' in text for word in flags if word.startswith("-")), one
+    assert sum(one.seconds for one in everything.TABLE) <= 36 * 3600
+
+
+def test_a_recorded_command_has_no_path_of_this_machine(monkeypatch):
+    words = "schemes.py --full --keep here/a --output there --only schemes"
+    monkeypatch.setattr("sys.argv", words.split())
+    assert frame._command() == ["schemes.py", "--full", "--only", "schemes"]
 
 
 def test_a_script_that_there_is_not_is_refused_with_those_there_are(capsys):

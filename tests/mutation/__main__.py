@@ -13,8 +13,10 @@ are named after its file, those that name its module, and those of its folder in
 first, as many as pass in 12 s without it. It is killed if a test fails, times out after several
 times of what the tests take, and survives otherwise; it is invalid if pytest cannot run. Timeouts
 count as killed. A folder is weaker if its share of killed mutants is more than 3 points lower, and
-so far that chance has less than 5 % of it (Fisher's exact test, all folders together). A few
-mutants tell a suite that lost much, no more. Each core has a copy, and takes a folder at a time.
+so far that chance has less than 5 % of it (Fisher's exact test, all folders together). A folder
+that one record lacks counts in `all` alone: baseline.json has counts of the folders of its tree,
+not the fate of each mutant, so those that were divided since cannot be named anew. A few mutants
+tell a suite that lost much, no more. Each core has a copy, and takes a folder at a time.
 """
 
 import argparse
