@@ -106,12 +106,12 @@ def in_a_process(arm):
     return int(done.stdout.split()[-1])
 
 
-def counted(arm):
-    """What is kept by the plan's count, and the bytes of the gradients."""
+def planned_bytes(arm):
+    """Bytes of the gradient by the plan's count."""
     model = load_architecture(arm.model, arm.changes or None)
     how = {"length": arm.length, "dtype": arm.dtype, "recompute": arm.recompute}
     kept = activations.activations(model, arm.backend.partition(":")[0], arm.kernels, **how)
-    return kept, 4 * families.param_count(model)
+    return kept.peak(arm.length)
 
 
 def row_of(arm, lengths):
@@ -119,14 +119,11 @@ def row_of(arm, lengths):
     lengths = smallest((8, 16), lengths)
     arms = [replace(arm, length=length) for length in lengths]
     peaks = [in_a_process(one) for one in arms]
-    plans = []
-    for one in arms:
-        kept, gradients = counted(one)
-        plans.append(max(gradients, kept.of(one.length) + kept.gradients * gradients))
+    plans = list(map(planned_bytes, arms))
     own = {name: value for name, value in asdict(arm).items() if name != "length"}
     noise = 0 if (arm.backend, arm.kernels) == VARIANTS[0] else 6e6
     return own | {
-        "lengths": lengths, "bytes": peaks, "plan": [int(plan) for plan in plans],
+        "lengths": lengths, "bytes": peaks, "plan": plans,
         "KB a token": (peaks[1] - peaks[0]) / (lengths[1] - lengths[0]) / 1e3,
         "error": max(abs(p - y) / (y + noise) for p, y in zip(plans, peaks, strict=True)),
     }  # fmt: skip
