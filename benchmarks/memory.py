@@ -99,29 +99,31 @@ def batch(model, length):
     return Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy(), n_bytes=0)
 
 
-def counted(arm):
-    """What is kept by the plan's count, and the bytes of the gradients."""
+def in_a_process(arm):
+    """Bytes of `peak_bytes`, in a process of its own."""
+    words = [sys.executable, __file__, "--arm", json.dumps(asdict(arm))]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+def planned_bytes(arm):
+    """Bytes of the gradient by the plan's count."""
     model = load_architecture(arm.model, arm.changes or None)
     how = {"length": arm.length, "dtype": arm.dtype, "recompute": arm.recompute}
     kept = activations.activations(model, arm.backend.partition(":")[0], arm.kernels, **how)
-    return kept, 4 * families.param_count(model)
+    return kept.peak(arm.length)
 
 
 def row_of(arm, lengths):
     """Measure an arm at two lengths: a row of the table."""
     lengths = smallest((8, 16), lengths)
     arms = [replace(arm, length=length) for length in lengths]
-    peaks, plans = [], []
-    for one in arms:
-        words = [sys.executable, __file__, "--arm", json.dumps(asdict(one))]
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
-        peaks.append(int(done.stdout.split()[-1]))
-        kept, gradients = counted(one)
-        plans.append(max(gradients, kept.of(one.length) + kept.gradients * gradients))
+    peaks = [in_a_process(one) for one in arms]
+    plans = list(map(planned_bytes, arms))
     own = {name: value for name, value in asdict(arm).items() if name != "length"}
     noise = 0 if (arm.backend, arm.kernels) == VARIANTS[0] else 6e6
     return own | {
-        "lengths": lengths, "bytes": peaks, "plan": [int(plan) for plan in plans],
+        "lengths": lengths, "bytes": peaks, "plan": plans,
         "KB a token": (peaks[1] - peaks[0]) / (lengths[1] - lengths[0]) / 1e3,
         "error": max(abs(p - y) / (y + noise) for p, y in zip(plans, peaks, strict=True)),
     }  # fmt: skip

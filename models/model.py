@@ -17,7 +17,7 @@ This module imports no framework.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal, Self, cast
 
 from mlxhog.config.options import option
@@ -309,11 +309,16 @@ def blocks(
 
 def run_block(
     cfg: ModelConfig, block: Block, params: Params, x: Array, state: tuple[Array, ...] | None,
-    ctx: ForwardContext,
+    ctx: ForwardContext, *, unread: bool = False,
 ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
-    """Return x after one block, and the block's state after the last position."""
+    """Return x after one block, and the block's state after the last position.
+
+    With `unread` gradients alone are used: the last linear layer need not be computed.
+    """
     after: tuple[Array, ...] = ()
     for part in block:
+        if unread and part is block[-1]:
+            ctx = replace(ctx, unread=part.layer.output_projection)
         u = norm(cfg, params, part.norm, x, ctx) if part.norm else x
         y, end = part.forward(params, u, state, ctx)
         x, state, after = x + y if part.norm else y, None, (*after, *end)
@@ -334,16 +339,18 @@ def recomputed_block(
     weights = [own[name] for name in names]
     of_matmuls = [isinstance(w, MatmulWeight) for w in weights]
 
-    def run(x: Array, *rest: Array) -> Array:
+    def run(x: Array, *rest: Array, unread: bool = False) -> Array:
         pairs = zip(rest[len(states) :], of_matmuls, strict=True)
         marked = (MatmulWeight(w) if is_marked else w for w, is_marked in pairs)
         weights = frozen | dict(zip(names, marked, strict=True))
-        y, _ = run_block(cfg, block, weights, x, state and rest[: len(states)], ctx)
+        before = state and rest[: len(states)]
+        y, _ = run_block(cfg, block, weights, x, before, ctx, unread=unread)
         return y
 
     pairs = zip(weights, of_matmuls, strict=True)
     inputs = (x, *states, *(w.array if is_marked else w for w, is_marked in pairs))
-    return ctx.ops.xp.recompute(run, *inputs, evaluates=ctx.ops.evaluates)
+    again = partial(run, unread=True)
+    return ctx.ops.xp.recompute(run, again, *inputs, evaluates=ctx.ops.evaluates)
 
 
 def norm(cfg: ModelConfig, params: Params, name: str, x: Array, ctx: ForwardContext) -> Array:

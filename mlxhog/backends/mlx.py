@@ -176,16 +176,18 @@ class MLXBackend(Backend):
             return self._on_host(loss).item(), self._by_rows(inputs, grads)
 
     def _planned_bytes(self, inputs: Inputs) -> int:
-        """Return the memory of a gradient with recomputed blocks, by the plan's estimate."""
-        gradient_bytes = sum(int(leaf.nbytes) for leaf in inputs.leaves.values())
+        """Return the memory of a gradient with recomputed blocks at which MLX waits.
+
+        It is below the plan's estimate, since MLX waits after the array that exceeds it.
+        """
         drawn = None if inputs.candidates is None else inputs.candidates.count
         kernels = resolve("mlx", self.kernels, self._device)
         kept = activations(
             self.model, "mlx", kernels, length=inputs.tokens.shape[1], candidates=drawn,
             dtype="bfloat16" if self.bf16_matmuls else "float32", recompute="blocks",
         )  # fmt: skip
-        at_loss = kept.of(inputs.tokens.size) + kept.gradients * gradient_bytes
-        return max(gradient_bytes, int(at_loss))
+        largest: int = max(leaf.nbytes for leaf in inputs.leaves.values())
+        return kept.peak(inputs.tokens.size) - largest
 
     def _tokens(self, tokens: Int32) -> Any:
         return self._mx.array(tokens)

@@ -25,6 +25,7 @@ class MLP(Layer):
     name = "mlp"
     kind = "channel"
     keeps_bf16 = True
+    output_projection = "w2"
 
     inner: int | None = None  # inner width; None: as above
 
@@ -50,6 +51,7 @@ class SwiGLU(MLP):
     """
 
     name = "swiglu"
+    output_projection = "w3"
 
     def width(self, d: int) -> int:
         return 16 * math.ceil(8 * d // 3 / 16) if self.inner is None else self.inner
@@ -86,6 +88,7 @@ class LargeFeedForward(Layer):
     name = "swiglu-large"
     kind = "channel"
     keeps_bf16 = True
+    output_projection = "proj_down"
 
     inner: int
     bias: bool
@@ -107,6 +110,7 @@ class FeedForwardV1(Layer):
     name = "ffn-v1"
     kind = "channel"
     keeps_bf16 = True
+    output_projection = "proj_down"
 
     inner: int
     act_fn: str

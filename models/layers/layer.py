@@ -48,6 +48,7 @@ class ForwardContext:
     lora: float | None = None  # factor of the products of adapters, see `models/adapters.py`
     multiplied: set[int] = field(default_factory=set)  # ids of the A of adapters that were used
     recompute: bool = False  # whether the backward pass recomputes each block, see `model.blocks`
+    unread: str = ""  # name of a linear layer of which gradients alone are used, see `Ops.unread`
 
     def linears(self, x: Array, p: Params, *names: str, heads: int = 0) -> tuple[Array, ...]:
         """Return x W^T + b of linear maps by their names: of "q", `q.weight` and any `q.bias`.
@@ -55,7 +56,8 @@ class ForwardContext:
         With `heads` each is cut into heads, (B, S, heads, width).
         """
         weights = [p[f"{name}.weight"] for name in names]
-        ys = self.ops.linears(x, weights, [p.get(f"{name}.bias") for name in names])
+        ops = self.ops.unread() if names == (self.unread,) else self.ops
+        ys = ops.linears(x, weights, [p.get(f"{name}.bias") for name in names])
         if self.lora is not None:
             ys = self._adapted(x, p, names, ys)
         return tuple(y.reshape(*x.shape[:2], heads, -1) if heads else y for y in ys)
@@ -167,6 +169,8 @@ class Layer:
     inside: ClassVar[str] = ""  # prefix of its parameters within its place in a candidate
     keeps_bf16: ClassVar[bool] = False
     """Whether results of its linear layers go to operators alone, where they may be bfloat16."""
+    output_projection: ClassVar[str] = ""
+    """Linear layer whose result, after any dropout, is that of `forward`; "" if there is none."""
     takes_plain_fields: ClassVar[bool] = True  # its fields are options, see `config.options`
     unrolled: ClassVar[bool] = False  # whether eager operators compute it position by position
 

@@ -59,8 +59,9 @@ class Arrays(Protocol):
         custom_op(f, b, *x)           an operator with its backward pass, see `arrays_torch`
         with_gradient(x, g, *c)       x, through which dy becomes g(dy, *c): g is linear in dy, uses
                                       no other array of the computation, and has no gradient
-        recompute(f, *x, evaluates=)  f(*x), an array; the backward pass computes f(*x) again, so
-                                      that the forward pass keeps only x. `evaluates`: see `Ops`
+        recompute(f, g, *x, evaluates=) f(*x), an array; the forward pass keeps only x, the backward
+                                      pass computes g(*x), whose value may differ, but not its
+                                      gradients. `evaluates`: see `Ops`
         value_and_grad(f, arrays)     f(arrays) of arrays by name, a scalar, and its gradient in
                                       each array of floats
         vjp(f, arrays, dy)            gradients of arrays by those of the results of f(*arrays)

@@ -68,7 +68,9 @@ def custom_op(
         return list(results)
 
     def gradients(_: Any, d_results: Sequence[array], __: Any) -> list[array]:
-        grads = zip(backward(saved, d_results, needs), needs, strict=False)
+        nonlocal saved
+        own_saved, saved = saved, None  # MLX keeps this function until the last gradient
+        grads = zip(backward(own_saved, d_results, needs), needs, strict=False)
         own = [grad for grad, need in grads if need]
         return own + [mx.zeros_like(x) for x in arrays[len(own) :]]
 
@@ -76,7 +78,9 @@ def custom_op(
     return results
 
 
-def _recompute(function: Callable[..., array], *inputs: array, evaluates: bool) -> array:
+def _recompute(
+    function: Callable[..., array], again: Callable[..., array], *inputs: array, evaluates: bool
+) -> array:
     """See `Arrays`; `mx.checkpoint` frees little, lazy or not (MLX 0.32).
 
     A graph that is evaluated as a whole would compute all blocks again before the first gradient
@@ -91,7 +95,7 @@ def _recompute(function: Callable[..., array], *inputs: array, evaluates: bool) 
 
     def backward(inputs: Sequence[array], d_results: Sequence[array], _: object) -> list[array]:
         after_dy = list(mx.depends(list(inputs), list(d_results)))
-        dx, *others = mx.vjp(function, after_dy, list(d_results))[1]
+        dx, *others = mx.vjp(again, after_dy, list(d_results))[1]
         return [*map(_copied, (dx, *others))] if evaluates else mx.depends([dx], others) + others
 
     return custom_op(forward, backward, *inputs)[0]

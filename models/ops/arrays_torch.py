@@ -129,7 +129,9 @@ def _with_gradient(x: Tensor, gradient: Callable[..., Tensor], *constants: Tenso
     )[0]
 
 
-def _recompute(function: Callable[..., Tensor], *inputs: Tensor, evaluates: bool) -> Tensor:
+def _recompute(
+    function: Callable[..., Tensor], again: Callable[..., Tensor], *inputs: Tensor, evaluates: bool
+) -> Tensor:
     """See `Arrays`; `torch.utils.checkpoint` would import torch._dynamo: 1.4 s and 74 MB."""
 
     def backward(
@@ -138,7 +140,7 @@ def _recompute(function: Callable[..., Tensor], *inputs: Tensor, evaluates: bool
         pairs = zip(inputs, needs, strict=True)
         with torch.enable_grad():
             leaves = [x.detach().requires_grad_(need) for x, need in pairs]
-            y = function(*leaves)
+            y = again(*leaves)
         needed = [x for x in leaves if x.requires_grad]
         grads = torch.autograd.grad(y, needed, d_results, allow_unused=True)
         # Copies: among the freed activations the gradients of weights would fragment the memory.

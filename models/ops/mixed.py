@@ -42,6 +42,10 @@ class MixedOps:
         """Return the operators whose rounded results are arrays of bfloat16."""
         return MixedOps(self._ops, keeps_bf16=True)
 
+    def unread(self) -> "MixedOps":
+        """Return the operators: eager ones compute every result, or are lazy."""
+        return self
+
     def __getattr__(self, name: str) -> Any:
         """Return an operator that computes in float32."""
         operator = getattr(self._ops, name)

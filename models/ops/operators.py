@@ -65,6 +65,10 @@ class Ops(MLSTMOps, Recurrences, ABC):
         """Return the operators for a layer with `Layer.keeps_bf16`."""
         return self
 
+    def unread(self) -> "Ops":
+        """Return the operators for linear layers whose gradients are used, but not the results."""
+        return self
+
     def bfloat16(self, x: Array) -> Array:
         """Return x rounded to bfloat16, in the type in which this implementation keeps it."""
         return self.xp.bfloat16(x)

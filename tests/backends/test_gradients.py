@@ -7,11 +7,16 @@ from itertools import cycle
 import mlx.core as mx
 import numpy as np
 import pytest
+import torch
 
 from mlxhog.backends import gpu_share
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.models import families, layers, lm, lm_float64
+from mlxhog.models.layers.layer import ForwardContext
 from mlxhog.models.ops.arrays import MatmulWeight
+from mlxhog.models.ops.native import adapter_torch
+from mlxhog.models.ops.native.custom_ops import UNREAD_LINEARS
+from mlxhog.models.ops.native.operators import NativeOps
 from mlxhog.models.ops.operators import Ops, loss_rows
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_softmax import SampledSoftmax
@@ -134,6 +139,40 @@ def test_recomputed_blocks_give_the_same_bits(name, case, kernels, dtype):
     assert recomputed == loss
     for parameter, grad in values(grads).items():
         np.testing.assert_array_equal(values(again)[parameter], grad, parameter)
+
+
+@on_both
+def test_native_recomputation_leaves_out_the_last_linear_layer_of_each_block(name, monkeypatch):
+    used, linears = [], NativeOps._linears
+    monkeypatch.setattr(
+        NativeOps, "_linears", lambda self, op, *x: used.append(op) or linears(self, op, *x)
+    )
+    cfg = config()
+    params = perturbed_params(cfg, seed=1)
+    for recompute, blocks in ((False, 0), (True, cfg.num_hidden_layers)):
+        used.clear()
+        bound(name, cfg, params, "native", recompute=recompute).loss_and_grads(text(cfg))
+        assert used.count(UNREAD_LINEARS) == blocks
+
+
+def test_the_output_projection_of_a_layer_has_its_result(monkeypatch):
+    results, linear = {}, ForwardContext.linear
+
+    def recorded(self, x, p, name):
+        results[name] = linear(self, x, p, name)
+        return results[name]
+
+    monkeypatch.setattr(ForwardContext, "linear", recorded)
+    seen = set()
+    for cfg in (EVERY_LAYER, config(), v1_config()):
+        params = {n: torch.from_numpy(w) for n, w in perturbed_params(cfg, seed=1).items()}
+        for part in cfg.layout.parts():
+            if name := part.layer.output_projection:
+                x = torch.ones((1, 3, part.d))
+                y, _ = part.forward(params, x, None, ForwardContext(adapter_torch.OPS))
+                assert y is results[name]
+                seen.add(part.layer.name)
+    assert seen == {"mlp", "swiglu", "geglu", "swiglu-large", "ffn-v1"}
 
 
 def test_eager_mlx_that_recomputes_blocks_never_holds_as_much_as_the_logits_of_all_tokens(

@@ -38,8 +38,7 @@ class Memory:
     limited_by: str = "the memory of this machine"
     base_bytes: int = 0  # of the frozen weights beside an adapter, once for all workers
     copies_bytes: int = 0  # of a worker's snapshots and predictions
-    gradient_bytes: int = 0  # of its gradients
-    kept: Activations = Activations(1.0, 0.0, 1, 1.0, 0.0)  # of its activations
+    kept: Activations = Activations(1.0, 0.0, 1, 1.0)  # of its gradients and activations
     seq_len: int = 1
     recompute: str = "none"  # "none" or "blocks", see `TrainConfig`
 
@@ -68,20 +67,13 @@ class Memory:
             is_bf16 = uses_bf16_matmuls(kernels, config.dtype)
             how["dtype"] = "bfloat16" if is_bf16 else "float32"
             each.append(activations(model, framework, kernels, **how))
-        n_bytes = 4 * layout.n_floats
-        own = replace(
-            self, copies_bytes=copies * n_bytes, gradient_bytes=n_bytes, recompute=recompute
-        )
+        own = replace(self, copies_bytes=copies * 4 * layout.n_floats, recompute=recompute)
         memories = [replace(own, kept=kept, seq_len=config.seq_len) for kept in each]
         return max(memories, key=lambda memory: memory.of_batch(config.micro_batch))
 
     def of_batch(self, sequences: int) -> int:
-        """Bytes of a worker's gradient of a batch of this many sequences.
-
-        The backward pass frees activations while it makes gradients.
-        """
-        at_loss = self.kept_bytes(sequences) + self.kept.gradients * self.gradient_bytes
-        return self.copies_bytes + int(max(self.gradient_bytes, at_loss))
+        """Bytes of a worker's gradient of a batch of this many sequences."""
+        return self.copies_bytes + self.kept.peak(sequences * self.seq_len)
 
     def kept_bytes(self, sequences: int) -> int:
         """Bytes that such a gradient keeps for its backward pass."""
@@ -89,11 +81,7 @@ class Memory:
 
     def max_sequences(self, n_bytes: float) -> int:
         """The largest batch whose gradient fits in `n_bytes`; 0 if none does."""
-        n_bytes -= self.copies_bytes
-        if n_bytes < self.gradient_bytes:
-            return 0
-        n_bytes -= self.kept.gradients * self.gradient_bytes
-        return max(0, self.kept.max_tokens(n_bytes) // self.seq_len)
+        return self.kept.max_tokens(n_bytes - self.copies_bytes) // self.seq_len
 
     def check_parameters(self, name: str, model: ModelConfig) -> None:
         """Refuse a model whose parameters do not fit, before its blocks are listed one by one."""

@@ -199,6 +199,15 @@ LINEARS, LOGITS = (
 )
 """Both round the factors of weights of `bfloat16`; the results of the second stay float32."""
 
+UNREAD_LINEARS = CustomOp(
+    lambda x, *parameters, save, **_: (
+        [np.zeros((*x.shape[:-1], len(w)), np.float32) for w in parameters[: len(parameters) // 2]],
+        (x, *parameters[: len(parameters) // 2]),
+    ),
+    LINEARS.backward,
+)
+"""As `LINEARS`, with zeros as results."""
+
 
 def frozen(weights: Sequence[FrozenWeight]) -> Frozen:
     """Return frozen weights, in arrays of NumPy, as arguments of the kernels."""

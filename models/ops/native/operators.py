@@ -52,11 +52,17 @@ class NativeOps(Ops):
 
     slstm: CustomOp  # of the sLSTM cell, with saved or recomputed activations
     rounds = False  # whether it is mixed precision, see `mixed.py`
+    is_unread = False  # see `unread`
 
     def _mixed(self) -> Ops:
         mixed = copy.copy(self)
         mixed.rounds = True
         return mixed
+
+    def unread(self) -> Ops:
+        other = copy.copy(self)
+        other.is_unread = True
+        return other
 
     def bfloat16(self, x: Array) -> Array:
         return self.xp.float32(self.xp.bfloat16(x))
@@ -112,7 +118,8 @@ class NativeOps(Ops):
     ) -> Sequence[Array]:
         if not self.uses_native_gemm(weights):
             return super().dense_linears(x, weights, biases)
-        return self._linears(custom_ops.LINEARS, x, weights, biases)
+        op = custom_ops.UNREAD_LINEARS if self.is_unread else custom_ops.LINEARS
+        return self._linears(op, x, weights, biases)
 
     def _linears(
         self, op: CustomOp, x: Array, weights: Sequence[Any], biases: Sequence[Any] | None

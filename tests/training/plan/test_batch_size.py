@@ -176,8 +176,8 @@ def test_blocks_are_recomputed_where_memory_ends_the_batch_and_a_larger_one_is_f
 
 def test_a_batch_that_does_not_fit_the_gpu_is_refused_with_the_largest_that_does(monkeypatch):
     gib, two = 1 << 30, [WorkerSpec("mlx:gpu", 1)] * 2
-    kept = Activations(gib // 2, 0.0, 1, 1.0, gradients=1.0)
-    memory_of = Memory(1, 1.0, gradient_bytes=gib, kept=kept)
+    kept = Activations(gib // 2, 0.0, 1, 1.0, loss_bytes=gib, gradient_bytes=gib)
+    memory_of = Memory(1, 1.0, kept=kept)
     monkeypatch.setattr(memory, "own_gpu_bytes", lambda share, workers: 6 * gib)
     share = GPUShare(workers=2)
     memory_of.check_gpu(10, share, two)
