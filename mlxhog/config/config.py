@@ -161,7 +161,8 @@ class TrainConfig(ConfigBase):
         None, "threads per worker; auto divides the cores", low=1, none="auto"
     )
     max_workers: int | None = _workers(
-        None, "maximum number of workers; auto leaves two free slots for mlxhog join (hogwild)",
+        None,
+        "maximum number of workers; auto leaves two free slots for mlxhog join (collect, hogwild)",
         low=1, high=4096, none="auto",
     )  # fmt: skip
     memory_limit: float = _workers(
