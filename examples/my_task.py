@@ -1,8 +1,7 @@
 """A task of one's own: read a few tokens and repeat them in reverse order.
 
     mlxhog mad train --plugin examples/my_task.py --task my_task --layers "mlstm swiglu"
-    mlxhog mad data --plugin examples/my_task.py --task my_task --task-set vocab=8 --runs-dir
-    rows.npz
+    mlxhog mad data --plugin examples/my_task.py --task my_task --output rows.npz
 
 With C tokens to repeat, a row is
 
