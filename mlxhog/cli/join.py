@@ -1,7 +1,7 @@
 """Add workers to a run while it trains.
 
 They begin with the optimizer state of one of its workers. The run needs free slots (mlxhog train
---max-workers) and strategy hogwild.
+--max-workers) and strategy auto, collect or hogwild.
 
 Examples:
     join latest --workers torch:cpu

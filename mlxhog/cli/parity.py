@@ -7,11 +7,11 @@ directory, a run, or hf:OWNER/NAME; with such a plugin, it may be left out. Exit
 if anything disagrees; stderr names the first tensor that does. `mlxhog parity export` writes test
 vectors for implementations in any language, `mlxhog parity judge` compares their results.
 
-With --side SUBJECT is a cell or layer, such as mlstm or gla, or small for all of them, and every
-side computes the test vectors: a function `module:function` of yours, which gets a case and returns
-arrays by name; own, the kernels of this package; peers, every package that is installed, or one of
-them, such as mlstm_kernels or fla/naive_chunk_kda. Where two sides differ, the float64 reference
-says which is right.
+With --side SUBJECT is as for parity export, such as mlstm, gla or small, and every side computes
+the test vectors: a function `module:function` of yours, which gets a case and returns arrays by
+name; own, the kernels of this package; peers, every package that is installed, or one of them, such
+as mlstm_kernels or fla/naive_chunk_kda. Where two sides differ, the float64 reference says which is
+right.
 
 Examples:
     parity latest
@@ -79,8 +79,7 @@ class _Parity(RunsDirectory, Plugins, Download, Quiet):
         None, "self-test: change this parameter on one side; the comparison must then fail"
     )
     side: tuple[str, ...] = option(
-        (),
-        "side that computes SUBJECT, a cell or layer: NAME=module:function, own, peers, or a peer",
+        (), "a side that computes test vectors: NAME=module:function, own, peers, or a peer",
         many=True, metavar="SIDE",
         excludes=("backends", "kernels", "set", "batch_size", "seq_len", "steps", "perturb"),
     )  # fmt: skip

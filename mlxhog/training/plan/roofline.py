@@ -105,7 +105,8 @@ def expected(plan: TextPlan, chip_name: str) -> dict[str, float | str | None]:
     classes = None
     if plan.sampled is not None:
         classes = min(model.vocab_size, plan.sampled.negatives + tokens)
-    cost = step_cost(model, tokens, kept_bytes, classes=classes)
+    recomputed = config.recompute == "blocks"
+    cost = step_cost(model, tokens, kept_bytes, classes=classes, recomputed=recomputed)
     on_gpu = any(worker.backend in GPU_BACKENDS for worker in plan.workers)
     chip = CHIPS.get(chip_name) if on_gpu else None
     if chip is None:

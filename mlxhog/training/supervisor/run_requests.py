@@ -199,7 +199,8 @@ class Requests:
         if why := self.session.plan.strategy.fixed:
             raise Refused(
                 f"the workers of this run are fixed: {why}; workers join and leave with strategy "
-                "hogwild: --strategy hogwild --max-workers N, for a new run or with --resume"
+                "collect or hogwild: --strategy hogwild --max-workers N, for a new run or with "
+                "--resume"
             )
         return self.session.plan
 

@@ -60,6 +60,8 @@ def test_a_dry_run_has_the_roof_of_a_known_gpu_and_says_where_it_is_not_known(tm
         assert unknown["max_tokens_per_s"] is None
         assert f"not known for this machine ({why})" in unknown["max_tokens_per_s_from"]
         assert unknown["step_multiply_adds"] == found["step_multiply_adds"]
+    again = roofline.expected(make_plan(replace(config, recompute="blocks")), "Apple M4 Pro")
+    assert again["step_multiply_adds"] > found["step_multiply_adds"]
     attention = replace(on_gpu, model=load_architecture("mad-attention"))
     said = roofline.expected(attention, "Apple M4 Pro")["max_tokens_per_s_from"]
     assert said.endswith("; without what mixes positions in mh-attention")
