@@ -198,6 +198,7 @@ def test_every_native_operator_is_compared():
     cases = (every | METAL_CASES | SPEEDS).values()
     no_operators = {"apply", "constant", "uses_native_gemm", "bfloat16", "rounds"}
     no_operators |= {"logits"}  # `linears` of one weight
+    no_operators |= {"unread", "is_unread"}  # tests/backends/test_gradients.py
     no_operators |= {"frozen_linears"}  # tests/backends/test_adapters.py
     compared = {case.op.replace("linears", "dense_linears") for case in cases}
     assert operators - no_operators == compared

@@ -195,7 +195,7 @@ def test_plot_writes_every_figure_and_a_page_with_every_number_that_refers_to_no
     expected = [[*rows[0]], *([*row.values()] for row in rows)]
     assert cells_of(html)[: 1 + len(ranking.rows)] == expected
     for what in (
-        "this study is partial", "Recipe", "lr 0.002", "runs (score 0)", "<killed> & gone",
+        "this study is partial", "Recipe", "lr 0.002", "diverged (score 0)", "<killed> & gone",
         "partial, 2 missing", "seeds 0, 1, 2", "seed 0 solid, seed 1 dashed, seed 2 dotted",
     ):  # fmt: skip
         assert what in unescape(html)
