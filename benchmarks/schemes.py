@@ -8,7 +8,7 @@
 
 schemes        `tiny` on bytes with Muon, to 2.1 bits per byte: one process with one and two
                threads, and two and four workers of one thread each, in rounds (equal shares,
-               shares by speed, or sequences claimed by whoever is free), lock-free (each worker
+               shares by speed, or sequences claimed by free workers), lock-free (each worker
                writes all parameters, or by blocks: only those that no other worker writes), in
                turn, and each on its own with one average at the end. Four workers share the two
                cores of this machine.
@@ -22,7 +22,7 @@ default_loss   what `mlxhog train` trains without options, to 1.6 bits per byte
 ten_minutes    it at twice its width, for ten minutes, at the settings that default_loss found: the
                learning rate is scaled by the width
 lower_loss     `tiny` to 1.8 bits per byte, with Muon and with AdamW
-collect        sequences claimed by whoever is free, beside the best other strategy of four
+collect        sequences claimed by free workers, beside the best other strategy of four
                conditions that were named before the first run: the default model to 1.45 bits per
                byte. It is never behind if all four ratios have upper ends of at most 1.05
 collect_tiny   the same with `tiny` to 2.1 bits per byte

@@ -143,7 +143,7 @@ class Rank(Estimate):
 def pairs_needed(distance, deviation, *, comparisons=1):
     """Pairs whose interval reaches at most half the way from the recorded value to a limit.
 
-    Where the true value is the recorded one, so many pairs decide in about 97 of 100 measurements.
+    Where the true value is the recorded one, these pairs decide in about 97 of 100 measurements.
 
     Args:
         distance: between the recorded value and the limit; of ratios, of their logarithms.
