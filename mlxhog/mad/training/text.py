@@ -35,7 +35,8 @@ from mlxhog.models.layers.layer import Layer
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.registry import to_yaml
 from mlxhog.training.plan.batch_size import faster_half, gradient_times, warm_up
-from mlxhog.training.plan.decide import MANY_EPOCHS, make_plan
+from mlxhog.training.plan.decide import make_plan
+from mlxhog.training.plan.regime import MANY_EPOCHS
 from mlxhog.training.supervisor import training as runs
 
 VAL_TOKENS = 32_768

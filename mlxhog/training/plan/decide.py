@@ -1,33 +1,25 @@
 """`make_plan(config) -> TextPlan`: everything that a run will be, decided before anything starts.
 
 All errors of the input are found here, and every open option is decided: `make_plan` reads from top
-to bottom. A run that may change its strategy has a second plan: the supervisor continues by that,
-in the same arena, which has room for both.
+to bottom, and `regime.py` has what depends on the strategy. A run that may change its strategy has
+a second plan: the supervisor continues by that, in the same arena, which has room for both.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from mlxhog import optim, strategies
+from mlxhog import strategies
 from mlxhog.arena import Layout
 from mlxhog.base import machine
-from mlxhog.base.paths import expanded
-from mlxhog.base.quantities import format_count, format_number, parse_count
-from mlxhog.base.workers import WorkerSpec
+from mlxhog.base.quantities import format_count, parse_count
 from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.config import plugins
-from mlxhog.config.budget import Budget
-from mlxhog.config.components import Component
-from mlxhog.config.config import INITIAL_WEIGHTS, TrainConfig
+from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare
-from mlxhog.data.batches import Batches, Growth
 from mlxhog.data.tokens import TokenFile
 from mlxhog.display.views import StatusLine, Tell
 from mlxhog.errors import ConfigError, EnvironmentLacks, shown
@@ -35,9 +27,6 @@ from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count
 from mlxhog.models.sampled_softmax import SampledSoftmax
 from mlxhog.models.spec import ParamSpec
-from mlxhog.optim import schedules
-from mlxhog.strategies import Strategy
-from mlxhog.strategies.local import Local
 from mlxhog.training.plan import (
     adapter,
     batch_size,
@@ -48,16 +37,11 @@ from mlxhog.training.plan import (
 )
 from mlxhog.training.plan.initial_weights import BigramWeights, InitialWeights
 from mlxhog.training.plan.memory import Memory, gpu_share
+from mlxhog.training.plan.regime import regime_of
 from mlxhog.training.plan.resume import Resumption
 from mlxhog.training.plan.validation_subset import ValidationSubset, ValidationText
-from mlxhog.training.plan.values import BatchChoice, Regime, TextPlan, epochs_read, plan_layout
+from mlxhog.training.plan.values import BatchChoice, Regime, TextPlan, plan_layout
 
-if TYPE_CHECKING:
-    from mlxhog.data.clients import Division
-
-MANY_EPOCHS = 4.0
-"""Up to about four epochs, repeated text is nearly as useful as new text; after that its use
-declines (Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arXiv:2305.16264)."""
 LARGE_VOCAB, NEGATIVES = 4096, 1024
 """Vocabulary from which on a costly head has a sampled softmax, and its negatives."""
 FREE_SLOTS = 2  # for workers that join, without --max-workers
@@ -180,7 +164,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     saved = None if resumption is None else resumption.state["regime"]
     choices = strategy_rule.choices(strategies.strategy_of(config), workers, saved)
     begun = asked, config, model, workers, resumption, data, train
-    regimes = [_regime(choice, *begun, is_open=len(choices) > 1) for choice in choices]
+    regimes = [regime_of(choice, *begun, is_open=len(choices) > 1) for choice in choices]
 
     # Layouts of one size, with free slots for workers that join.
     trained = sum(one.size for one in spec.values() if one.kind != "table")
@@ -332,108 +316,6 @@ def _parameters(
     return spec, SampledSoftmax.of_counts(drawn, counts)
 
 
-def _regime(
-    choice: Strategy, asked: TrainConfig, config: TrainConfig, model: ModelConfig,
-    workers: Sequence[WorkerSpec], resumption: Resumption | None, data: prepare.Prepared,
-    train: TokenFile, *, is_open: bool,
-) -> Regime:  # fmt: skip
-    """Decide what depends on the strategy; `is_open` where the run may change it."""
-    notes, n_workers = list[str](), len(workers)
-    hidden, groups = families.hidden_matrices(model), families.rate_groups(model)
-
-    # Open options.
-    chosen = config.having(strategy=choice)
-    is_new = config.init_from is None and (
-        resumption is None or resumption.stored.get("init_from") in (None, "none")
-    )
-    vocabulary = model.vocab_size if is_new else 0  # trained rows need no large updates
-    resolved = strategies.for_model(
-        chosen, model.hidden_size, hidden, n_workers, vocabulary=vocabulary
-    )
-    if (new := resolved.follow) is not None:
-        if not expanded(new).is_dir():
-            raise ConfigError(
-                f"follow: there is no folder {new}; create it (mkdir), or name another"
-            )
-        text = f"follows {new}: new text files there are trained on once"
-        if not (resolved.has_budget or schedules.schedule_of(resolved).falls):  # the run has no end
-            constant = format_number(resolved.top_lr)
-            text += f", at a constant lr of {constant}, until mlxhog stop or Ctrl-C"
-            resolved = resolved.having(schedule=schedules.Constant(warmup=0.0))
-        notes.append(text)
-    steps = strategies.strategy_of(resolved) or choice
-    factor = optim.optimizer_of(resolved).workers_factor(
-        steps.lr_workers, steps.steppers(n_workers)
-    )
-    lr, before = resolved.top_lr * factor, {} if resumption is None else resumption.automatic()
-    if factor != 1.0:
-        notes.append(
-            f"lr {format_number(lr)}: {format_number(factor)} of {format_number(resolved.top_lr)}, "
-            "since each worker applies updates of its own (lr_workers)"
-        )
-    given, decided = optim.open_hyperparameters(chosen), optim.open_hyperparameters(resolved)
-    if (named := optim.optimizer_of(chosen)).beside and not hidden:
-        notes.append(
-            f"optimizer {named.name}: this {model.title} has no hidden matrix "
-            f"(both sides at least {model.hidden_size / 2:g}, half its width), so "
-            f"{named.beside} moves every parameter"
-        )
-    if is_open and config.strategy is None:
-        regime = None if resumption is None else resumption.state["regime"]
-        notes.append(strategy_rule.first_note(choice.name, regime))
-
-    # The strategy and its batches.
-    strategy = strategies.build(resolved, n_workers)
-    strategy.check(model)
-    folder = None if resumption is None else resumption.run.directory
-    division = strategy.division(data, train, folder) if isinstance(strategy, Local) else None
-    grown = () if resumption is None else resumption.grown()
-    if division is not None and resumption is not None and resumption.text != "same":
-        raise resumption.other_text(", and its text is divided among clients")
-    strategy, batches, n_tickets = _batches(resolved, strategy, division, train, grown)
-    notes += [] if division is None else [str(division)]
-    per_step = strategy.batches_per_step()
-
-    # The budget and the learning rates.
-    budget = Budget(steps=config.steps, tokens=config.tokens, seconds=config.time)
-    if resumption is not None:
-        budget = resumption.budget(budget, per_step)
-    epoch_tokens = train.epoch_tokens(resolved.seq_len)
-    of_ticket = resolved.sequences_per_ticket * epoch_tokens / train.n_sequences(resolved.seq_len)
-    mean_tokens = of_ticket * strategy_rule.mean_batches_per_step(config, strategy)
-    if resolved.follow is None:
-        read = epochs_read(budget, epoch_tokens=epoch_tokens, tokens_per_step=mean_tokens)
-        if read is not None and read > MANY_EPOCHS:
-            notes.append(
-                f"the text of {format_count(epoch_tokens)} tokens is read {read:.3g} times in this "
-                f"budget; beyond {MANY_EPOCHS:g} a model mostly memorizes it: use more text, a "
-                "smaller budget, or a smaller model"
-            )
-    stored_choice = config.strategy if is_open or config.strategy is None else resolved.strategy
-    return Regime(
-        config=resolved,
-        stored=_stored(asked, resolved, resumption, stored_choice),
-        automatic=tuple(
-            name
-            for name, value in decided.items()
-            if value is not None and given.get(name) in (None, before.get(name))
-        ),
-        notes=tuple(notes),
-        strategy=strategy,
-        optimizer=strategies.build_optimizer(
-            resolved, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step
-        ),
-        batches=batches,
-        n_tickets=n_tickets,
-        grown=grown,
-        division=division,
-        epoch_tokens=epoch_tokens,
-        mean_tokens_per_step=mean_tokens,
-        budget=_in_steps(budget, resolved, train, n_tickets, per_step),
-        schedule=_schedule(resolved, strategy, lr, n_tickets, resumption),
-    )
-
-
 def _with_free_slots(
     regime: Regime, max_workers: int | None, lay_out: Callable[[Regime], Layout], memory: Memory
 ) -> Regime:
@@ -450,72 +332,3 @@ def _with_free_slots(
     sizes = range(FREE_SLOTS, 0, -1)
     larger = (with_slots(regime.strategy.workers + free) for free in sizes)
     return next((one for one in larger if lay_out(one).total_bytes <= max_bytes), regime)
-
-
-def _stored(
-    asked: TrainConfig, resolved: TrainConfig, begin: Resumption | None, strategy: Component | None
-) -> TrainConfig:
-    """The options for the run's folder."""
-    kept, changes = {} if begin is None else begin.stored, dict[str, Any]()
-    if begin is not None or asked.init_from is not None:  # they come from a checkpoint
-        names = [name for name in ("model", "tokenizer") if getattr(asked, name) == "auto"]
-        changes = {name: kept.get(name, "auto") for name in names}
-    if strategy != resolved.strategy:
-        changes["strategy"] = strategy
-    if begin is not None:
-        origins = {name: kept[name] for name in INITIAL_WEIGHTS if name in kept}
-        changes |= {**origins, "resume": None, "reset_optimizer": False}
-    return replace(resolved, **changes) if changes else resolved
-
-
-def _batches(
-    config: TrainConfig,
-    strategy: Strategy,
-    division: Division | None,
-    train: TokenFile,
-    grown: tuple[Growth, ...],
-) -> tuple[Strategy, Callable[[], Batches], int]:
-    """The batches of the text, or of each client's part of it."""
-    size, frozen = config.sequences_per_ticket, config.context == "frozen"
-    rows: dict[str, Any] = dict(
-        seq_len=config.seq_len, batch_size=size, seed=config.seed, frozen=frozen
-    )
-    if division is not None and isinstance(strategy, Local):
-        from mlxhog.data.clients import ClientBatches
-
-        divided = partial(ClientBatches, train, documents=division.documents, **rows)
-        tickets = divided().tickets
-        return replace(strategy, client_tickets=tickets), divided, sum(tickets)
-    n_tickets = math.ceil(train.n_sequences(config.seq_len) / size)
-    if config.follow is not None:
-        from mlxhog.data import stream
-
-        n_tickets = stream.TICKETS
-    return strategy, partial(Batches, train, grown=grown, **rows), n_tickets
-
-
-def _schedule(
-    config: TrainConfig, strategy: Strategy, lr: float, n_tickets: int, resumed: Resumption | None
-) -> Callable[[float], schedules.Rate]:
-    """A factory of the schedule; an epoch counts the batches of dropped steps, too."""
-    epochs = schedules.Epochs(n_tickets, strategy.workers if strategy.averages else 1)
-    if resumed is not None:
-        at = resumed.position(n_tickets, config.sequences_per_ticket)
-        done = 0 if at is None else at["epoch"] * at["n"] + at["watermark"] + len(at["done"])
-        epochs = replace(epochs, version=int(resumed.state["version"]), batches=done)
-    return partial(schedules.schedule_of(config).of_run, lr, epochs)
-
-
-def _in_steps(
-    budget: Budget, config: TrainConfig, train: TokenFile, n_tickets: int, batches_per_step: float
-) -> Budget:
-    """Convert epochs, and tokens of examples that differ in length, to steps."""
-    if config.epochs is not None and budget.is_open:
-        steps = round(config.epochs * n_tickets / batches_per_step, 6)  # so that 300 / 1.2 is 250
-        return replace(budget, steps=math.ceil(steps))
-    rows = train.rows(config.seq_len)
-    if rows is None or budget.tokens is None:
-        return budget
-    per_step = float(rows.length.mean()) * config.sequences_per_ticket * batches_per_step
-    steps = math.ceil(budget.tokens / per_step)  # by the mean, whatever the order of the rows
-    return replace(budget, tokens=None, steps=min(steps, budget.steps or steps))
