@@ -16,6 +16,7 @@ from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mlxhog import mad
     from mlxhog.arena.arena import Arena
     from mlxhog.config.config import TrainConfig
     from mlxhog.conformance.api import parity
@@ -84,6 +85,7 @@ __all__ = [
     "compare",
     "evaluate",
     "load",
+    "mad",
     "parity",
     "train",
 ]
@@ -97,6 +99,7 @@ _HOMES = {
     "compare": "mlxhog.experiments.api",
     "evaluate": "mlxhog.serving.evaluation",
     "load": "mlxhog.serving.model",
+    "mad": "mlxhog.mad",
     "parity": "mlxhog.conformance.api",
     "train": "mlxhog.training.supervisor.api",
 }
@@ -107,7 +110,7 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = importlib.import_module(_HOMES.get(name, "mlxhog.errors"))
-    value: object = getattr(home, name)
+    value: object = home if name == "mad" else getattr(home, name)
     globals()[name] = value
     return value
 

@@ -61,7 +61,7 @@ import contextlib, sys
 from pathlib import Path
 import mlxhog
 from mlxhog.cli import main
-mlxhog.TrainConfig, mlxhog.ConfigError
+mlxhog.TrainConfig, mlxhog.ConfigError, mlxhog.mad
 for words in (["--help"], ["train", "--help"], ["train", "--lrr", "1"], ["trian"],
               ["research", "classic"], ["completion", "bash", "--", "train", "--st"]):
     with contextlib.suppress(SystemExit):
