@@ -163,7 +163,7 @@ FRESH = 0.9  # cosine above which a stale gradient is nearly as good as a fresh 
 def verdict(f: Any) -> str:
     """Return one line of up to 80 characters: whether lock-free training is sound."""
     if f.staleness.mean == 0:
-        return "Yes: the gradients of one worker are never stale."
+        return "Yes: no gradient was stale."
     if f.allowed >= f.staleness.largest:
         return (
             f"Yes: updates seldom overlap; theory allows a staleness of {f.allowed:.3g}, and "
