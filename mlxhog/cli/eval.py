@@ -40,7 +40,10 @@ class EvalConfig(RunsDirectory, Plugins, Download, Json):
         none="the model's own",
     )  # fmt: skip
     checkpoint: str | None = option(
-        None, "of the run: latest, best, or the name of a folder in its checkpoints", none="latest"
+        None,
+        "of the run: latest, best, or the name of a folder in its checkpoints; auto: latest, or "
+        "best where the last is worse",
+        none="auto",
     )
     seq_len: int | None = option(
         None, f"length of a sequence; auto is that of the run's training, else {SEQ_LEN}",

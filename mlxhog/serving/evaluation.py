@@ -94,7 +94,8 @@ def evaluate(
         data: text files, a folder, a glob or a bundled corpus; None is the validation set of the
             run.
         like: another run, whose validation set is scored.
-        checkpoint: of the run: "latest", "best", or the name of a folder in its checkpoints.
+        checkpoint: of the run: "latest", "best", or the name of a folder in its checkpoints; None
+            is the newest, or the best where the last is worse.
         seq_len: tokens of a sequence; None is that of the run's training, else 512.
         backend: what computes, such as "torch:cpu".
         text_key: field of the text in JSON lines and tables; None is the run's.

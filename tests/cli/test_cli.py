@@ -203,6 +203,11 @@ def test_every_command_has_help_with_examples_that_can_be_typed_and_a_short_one_
         assert last == "research"
 
 
+def test_eval_takes_the_newest_checkpoint_where_it_is_named():
+    command, words = find(["eval", "sotu", "--checkpoint", "latest"])
+    assert command.flags().parse(words)[0].checkpoint == "latest"  # else best where the last rose
+
+
 @pytest.mark.parametrize("before", [None, "ACTIVE"])
 def test_help_lists_all_commands_and_torch_spins_when_told(before, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
