@@ -66,7 +66,7 @@ TABLE = (
     Script("model_speed", 280, "--quick", None),
     Script("live", 1200, "", None),
     Script("state_tracking", 3600, "", None),
-    Script("memory", 3400, "--quick", None),
+    Script("memory", 3900, "--quick", None),
     Script("adapters", 900, "--full", None),
     Script("fine_tuning", 2700, "--full", None),
     Script("moments", 4800, "--full", None),

@@ -2,12 +2,15 @@
 
     python benchmarks/memory.py --quick    eager MLX by architecture; a large model by kernels
     python benchmarks/memory.py --full     every framework and kernel variant by architecture
+    python benchmarks/memory.py --only recompute_time    what recomputation costs
 
 Each gradient of one sequence is computed in a process of its own, at two lengths. Measured is its
 peak above what exists before it: MLX's own count where MLX allocates everything, else resident
 memory. The slope between the lengths is the memory of a token; the error is that of the plan's
 number (gradients and activations, without snapshots). Resident memory of a small model is mostly
 the libraries', so an error counts above 6 MB of difference only.
+
+`recompute_time` lets gradients of the large model with and without recomputed blocks take turns.
 """
 
 import gc
@@ -18,7 +21,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from harness.estimates import Mean, Ratio
 from harness.frame import run, say
+from harness.interleaved import Program, in_turns
 from harness.machine import resident, smallest
 
 from mlxhog import arena, backends
@@ -58,9 +63,18 @@ class Arm:
     length: int = 256
 
 
+TIMED = (
+    Arm(LARGE, LARGE_CHANGES, "torch:cpu", "native", "bfloat16", length=2048),
+    Arm(LARGE, LARGE_CHANGES, "mlx:cpu", "native", "bfloat16", length=2048),
+    Arm("5m", "", "mlx:cpu", "eager"),  # of the large one it takes minutes on a CPU
+)
+MAX_TIME = 1.4
+"""Most seconds of a gradient with recomputed blocks, by those of one without."""
+
+
 def peak_bytes(arm):
     """Bytes that a gradient takes at its peak above all that exists before it."""
-    backend = create(arm)
+    backend = create(arm, threads=1)
     warm = load_architecture("tiny", "hidden_size=16,num_hidden_layers=1")  # loads libraries
     bind(backend, warm)
     backend.loss_and_grads(batch(warm, 8))
@@ -82,8 +96,8 @@ def peak_bytes(arm):
     return resident()[1] - before
 
 
-def create(arm):
-    return backends.create(arm.backend, threads=1, kernels=arm.kernels, dtype=arm.dtype)
+def create(arm, threads):
+    return backends.create(arm.backend, threads=threads, kernels=arm.kernels, dtype=arm.dtype)
 
 
 def bind(backend, model, recompute="none"):
@@ -152,8 +166,40 @@ def measure(findings, chosen):
         findings.at_most(name, rows[-1]["KB a token"] / 1e3, MAX_MB[kernels], timing=False)
 
 
+def gradient_step(*, arm, threads):
+    """A step of `in_turns`: one gradient."""
+    backend, model = create(arm, threads), load_architecture(arm.model, arm.changes)
+    bind(backend, model, arm.recompute)
+    sample = batch(model, smallest(8, arm.length))
+
+    def step():
+        backend.loss_and_grads(sample)
+
+    return step
+
+
+def recompute_time(findings, chosen):
+    """The seconds of a gradient with recomputed blocks, by those of one without."""
+    for arm in TIMED:
+        name = f"{arm.model}, {arm.backend}, {arm.kernels}, {arm.dtype}, {arm.length} tokens"
+        say(name)
+        arm = replace(arm, model=smallest("tiny", arm.model))
+        programs = {
+            how: Program("memory", "gradient_step", {"arm": replace(arm, recompute=how)})
+            for how in ("none", "blocks")
+        }
+        turns = 5 if chosen.quick else 9
+        seconds, again = in_turns(programs, threads=2, turns=turns, seconds=0.5)
+        findings.same(f"{name}: none", seconds["none"], again)
+        findings.table([{"row": name, **{how: Mean.of(own) for how, own in seconds.items()}}])
+        ratio = Ratio.of(seconds["blocks"], seconds["none"])
+        findings.at_most(f"{name}: seconds with recomputed blocks / none", ratio, MAX_TIME)
+
+
+RESULTS = {"memory": measure, "recompute_time": recompute_time}
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--arm"]:
         print(peak_bytes(Arm(**json.loads(sys.argv[2]))))
         raise SystemExit
-    run(__doc__, measure, packages=("mlx", "torch"))
+    run(__doc__, RESULTS, packages=("mlx", "torch"))
