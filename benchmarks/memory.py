@@ -188,8 +188,7 @@ def recompute_time(findings, chosen):
             how: Program("memory", "gradient_step", {"arm": replace(arm, recompute=how)})
             for how in ("none", "blocks")
         }
-        turns = 5 if chosen.quick else 9
-        seconds, again = in_turns(programs, threads=2, turns=turns, seconds=0.5)
+        seconds, again = in_turns(programs, threads=2, turns=9, seconds=0.5)
         findings.same(f"{name}: none", seconds["none"], again)
         findings.table([{"row": name, **{how: Mean.of(own) for how, own in seconds.items()}}])
         ratio = Ratio.of(seconds["blocks"], seconds["none"])
