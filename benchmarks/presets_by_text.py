@@ -32,12 +32,13 @@ VALIDATION_BYTES = 10_000  # of each of the 19 addresses that the bundled split 
 DEFAULT = "minute", "sotu"
 ARMS = (DEFAULT, ("minute", "bpe:1024"), ("minute", "bytes"), ("minute-ngrams", "sotu"),
         ("5m", "bpe:1024"), ("minute", "bpe:4096"), ("5m", "bytes"))  # fmt: skip
-FOR_AN_HOUR = (DEFAULT, ("minute", "bpe:1024"), ("minute", "bytes"), ("5m", "bpe:1024"))
+NEAR = DEFAULT, ("minute-ngrams", "sotu"), ("minute", "bpe:4096"), ("5m", "bpe:1024")
+FOR_AN_HOUR = DEFAULT, ("minute", "bpe:1024"), ("5m", "bpe:1024"), ("5m", "bpe:4096")
 SIZES = [
     (mb, minutes, *arm)
     for minutes, sizes, arms in (
-        (1, (0.3, 1, 3, 10), ARMS), (10, (0.3, 1, 3), ARMS),
-        (60, (1, 3), FOR_AN_HOUR), (10, (10,), ARMS),
+        (1, (0.3, 1, 3, 10), ARMS), (10, (0.3, 1), ARMS), (10, (3, 10), NEAR),
+        (60, (1, 3), FOR_AN_HOUR),
     ) for mb in sizes for arm in arms
 ]  # fmt: skip
 """Megabytes of text, minutes, preset, tokenizer."""
