@@ -34,7 +34,7 @@ def train(
     observer: Observer[Progress] | Literal["auto"] | None = "auto",
     **values: object,
 ) -> Result:
-    """Train a model, lock-free by default, and leave a run directory.
+    """Train a model, and leave a run directory.
 
         train(data="notes/", time=60)
         train("conf.yaml", lr=1e-3)
