@@ -70,6 +70,7 @@ TABLE = (
     Script("adapters", 900, "--full", None),
     Script("fine_tuning", 2700, "--full", None),
     Script("moments", 4800, "--full", None),
+    Script("mixed_precision", 6400, "--full", None, "--folder"),
     Script("mad_record", 12_600, "--seeds 1", None, "--studies"),
     Script("samplers", 300, "", None),
     Script("chaos", 950, "--minutes 6 --tokens 150000", None),

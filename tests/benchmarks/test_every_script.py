@@ -28,7 +28,7 @@ GROUPS = {
         "schemes scaling speedup peers mixed_backends defaults sparsified staleness "
         "late_gradients local_sgd backoff presets_by_text fine_tuning"
     ),
-    "runs": "soak predicted_speed compare_power one_writer live adapters",
+    "runs": "soak predicted_speed compare_power one_writer live adapters mixed_precision",
     "processes": "chaos across_machines",
     "numbers": (
         "paper_tables course_project atomic_add advisor model_speed parity_false_failures "
