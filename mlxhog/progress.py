@@ -8,16 +8,6 @@ from typing import Any, Self
 from mlxhog.base.quantities import format_count, format_duration
 from mlxhog.config.config import EMULATED
 
-# Bits per byte of simple models of the `sotu` corpus, for comparison. Measured on the whole text; a
-# 4-gram model is not shown, because it was fitted to the text that it predicts.
-REFERENCE_BITS_PER_BYTE = {
-    "uniform": 8.0,
-    "unigram": 4.344,
-    "bigram": 3.410,
-    "gzip": 2.651,
-    "xz": 1.844,
-}
-
 NGRAM, BASE = "n-gram", "base model"
 """Baselines of a run: n-grams of its training text, and the model that fine-tuning starts from."""
 

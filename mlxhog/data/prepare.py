@@ -47,7 +47,7 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter, is_in_use, item_size
 from mlxhog.errors import DataError, EnvironmentLacks
 
-_VERSION = "mlxhog-prepared-4"
+_VERSION = "mlxhog-prepared-5"
 _RECORD = "prepared.json"
 OPTIONS = ("text_key", "document_separator", "skip_machine_data", "loss_on", "val")
 """Options of `train` that are arguments of `prepare`."""
@@ -441,7 +441,7 @@ def _write(
         for name, content in tokenizer.files().items():
             write_synced(part / name, content)
         validation = _write_tokens(part, corpus, scan, chosen, tokenizer, show)
-        baselines = {} if corpus.source == SOTU else compressors.bits_per_byte(validation)
+        baselines = compressors.bits_per_byte(validation)
         record = {"key": key, "source": corpus.source, "tokenizer": spec, "baselines": baselines}
         write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
         with contextlib.suppress(OSError):

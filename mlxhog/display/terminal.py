@@ -18,7 +18,7 @@ from mlxhog.base.output import lasting
 from mlxhog.display.metrics import WORKER_COLUMNS
 from mlxhog.display.plain import RunView, heading, losses
 from mlxhog.display.streams import printable_lines
-from mlxhog.progress import IN_QUORUM, REFERENCE_BITS_PER_BYTE, Progress
+from mlxhog.progress import IN_QUORUM, Progress
 
 SAMPLE_WIDTH, SAMPLE_LINES = 400, 8
 WIDTH = 64  # columns of the bar and the scale, unless the terminal has fewer
@@ -129,7 +129,7 @@ class Picture(JupyterMixin):
         yield Text("   ".join(losses(progress)))
         validation = progress.val_bits_per_byte
         value = progress.train_bits_per_byte if validation is None else validation
-        names, axis, numbers = scale(value, width=width, references=progress.baselines)
+        names, axis, numbers = scale(value, progress.baselines, width=width)
         marked = Text(axis, style="dim")
         marked.highlight_regex("o", "bold not dim cyan")
         yield from (Text(names, style="dim"), marked, Text(numbers, style="dim"))
@@ -159,10 +159,7 @@ def _workers(progress: Progress, width: int) -> Table:
 
 
 def scale(
-    value: float | None,
-    *,
-    width: int = WIDTH,
-    references: Mapping[str, float] = REFERENCE_BITS_PER_BYTE,
+    value: float | None, references: Mapping[str, float], *, width: int = WIDTH
 ) -> tuple[str, str, str]:
     """Draw a logarithmic scale from the worst reference on the left to about `BEST` on the right.
 

@@ -69,7 +69,7 @@ def run(names, folder):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("group", GROUPS)
-def test_scripts_run_at_their_smallest(group, tmp_path, cache):
+def test_scripts_run_at_their_smallest(group, tmp_path, cache, record_property):
     changes, before, names = changed(), set(started()), GROUPS[group].split()
     process = Running(run, names, tmp_path)
     try:
@@ -84,6 +84,8 @@ def test_scripts_run_at_their_smallest(group, tmp_path, cache):
                 os.kill(pid, signal.SIGKILL)
     wrong = [text for name in names if (text := fault(tmp_path, name))]
     assert not wrong, "\n\n".join(wrong)
+    for name in names:  # into pytest.xml, where `.ci/run` keeps the time of every test
+        record_property(name, last_line(tmp_path, name)["seconds"])
     assert code == 0
     assert not orphans
     assert changed() == changes
@@ -91,12 +93,21 @@ def test_scripts_run_at_their_smallest(group, tmp_path, cache):
 
 def fault(folder, name):
     """How a script ended, if it ended otherwise than well."""
-    text, code = (folder / f"{name}.txt").read_text(), folder / f"{name}.code"
-    lines = text.splitlines()
+    code = folder / f"{name}.code"
     ended = code.exists() and code.read_text() == "0"
-    if ended and json.loads(lines[-1])["verdict"] == "no_limit":
+    if ended and last_line(folder, name)["verdict"] == "no_limit":
         return ""
-    return "\n".join([f"{name}:", *lines[-30:]])
+    return "\n".join([f"{name}:", *lines_of(folder, name)[-30:]])
+
+
+def last_line(folder, name):
+    """What a script measured, as it prints it at its end."""
+    return json.loads(lines_of(folder, name)[-1])
+
+
+def lines_of(folder, name):
+    """The output of a script."""
+    return (folder / f"{name}.txt").read_text().splitlines()
 
 
 def test_every_script_is_in_a_group():

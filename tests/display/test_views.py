@@ -188,14 +188,14 @@ def test_every_second_of_a_step_belongs_to_one_part():
 
 @each_of(
     ("value", "left", "right"),
-    [(6.0, "uniform", "unigram"), (3.0, "bigram", "gzip"), (1.6, "xz", "")],
+    [(6.0, "uniform", "unigram"), (3.0, "unigram", "gzip"), (1.6, "xz", "")],
 )
 def test_the_scale_marks_a_value_between_its_neighbours(value, left, right):
-    names, axis, _ = scale(value)
+    names, axis, _ = scale(value, PROGRESS.baselines)
     assert axis.index("o") > names.index(left)
     assert not right or axis.index("o") < names.index(right)
     for odd in (None, 0.1, 8.0, 99.0, float("nan"), float("inf")):
-        assert all(len(line) <= 64 for line in scale(odd))
+        assert all(len(line) <= 64 for line in scale(odd, PROGRESS.baselines))
 
 
 def test_plain_lines_come_at_most_every_interval_and_messages_and_activities_once():

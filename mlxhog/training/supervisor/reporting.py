@@ -27,7 +27,7 @@ from mlxhog.display.record import changed
 from mlxhog.display.views import Observer
 from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.models import registry
-from mlxhog.progress import EVALUATED, REFERENCE_BITS_PER_BYTE, PhaseStatus, Progress, Result
+from mlxhog.progress import EVALUATED, PhaseStatus, Progress, Result
 from mlxhog.training.plan.values import TextPlan
 from mlxhog.training.supervisor import run_folder
 from mlxhog.training.supervisor.monitor import Monitor
@@ -51,7 +51,7 @@ class Reporter:
             strategy=plan.strategy.name,
             gpu_write=plan.writers.gpu_write,
             kernels=plan.kernels_used,
-            baselines=plan.data.baselines or REFERENCE_BITS_PER_BYTE,
+            baselines=plan.data.baselines,
             val_share=plan.validation.share if plan.config.eval_every.on else None,
         )
         self.monitor = Monitor(arena, plan.workers, plan.budget, state)
