@@ -26,8 +26,9 @@ HEAD = """# Other implementations beside float64
 
 `mlxhog parity SUBJECT --side peers` computes the test vectors of every cell but the convolutions,
 and of both xLSTM families as models, by other packages, in float32 on the CPU; `--side own` adds
-the kernels of this one. `python -m tools.peers_page` wrote this page; do not edit it. An error is in units of the
-tolerance of its tensor, so 1 is the limit. What a side does not return is not checked.
+the kernels of this one. `python -m tools.peers_page` wrote this page; do not edit it. An error is
+in units of the tolerance of its tensor, so 1 is the limit. What a side does not return is not
+checked.
 """
 REPORTS = """
 ## To report
