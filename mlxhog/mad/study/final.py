@@ -6,12 +6,14 @@ Both were chosen by their scores, so the pairs have seeds that no run of the stu
 import hashlib
 from typing import Any
 
+from mlxhog.base.quantities import Interval
 from mlxhog.display.views import Tell
 from mlxhog.experiments import CompareConfig
 from mlxhog.experiments.api import result_of
 from mlxhog.experiments.pairs import Comparison, Side
 from mlxhog.mad.scores import CandidateScore
 from mlxhog.mad.study.definition import StudyDefinition
+from mlxhog.mad.study.scheduler import seconds_used
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.tasks.text import TEXT_TASK
 from mlxhog.mad.training.text import VAL_TOKENS, train_config, write_model
@@ -26,9 +28,11 @@ def finalists(rows: list[CandidateScore]) -> list[CandidateScore]:
 
 
 def compare(
-    store: Store, study: StudyDefinition, two: list[CandidateScore], tell: Tell
-) -> dict[str, Any]:
+    store: Store, study: StudyDefinition, two: list[CandidateScore], tell: Tell, limit: Interval
+) -> dict[str, Any] | None:
     """Compare two candidates, or continue to; return what the study keeps.
+
+    None if the study's budget of time is used before an answer; the next session continues.
 
     Raises:
         KeyboardInterrupt: a signal asked to end; finished pairs are kept.
@@ -48,8 +52,12 @@ def compare(
         pairs=study.pairs, val_subset_tokens=VAL_TOKENS, seed=(max(study.seeds) + 1) % 2**32,
     )  # fmt: skip
     comparison = Comparison(sides[0], sides[1], terms, folder / "comparison")
+    before_s = seconds_used(store.records())
     with comparison.open():
         while not comparison.outcome.ended:
+            pairs_s = sum(pair.a.seconds + pair.b.seconds for pair in comparison.pairs)
+            if limit.seconds is not None and before_s + pairs_s >= limit.seconds:
+                return None
             tell(f"final: pair {len(comparison.pairs) + 1} of at most {study.pairs}")
             comparison.run_next(lambda part, step: None)
     facts = result_of(comparison).facts

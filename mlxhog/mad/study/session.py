@@ -8,6 +8,7 @@ from functools import partial
 
 from mlxhog.base import machine
 from mlxhog.base.processes import require_children
+from mlxhog.base.quantities import Interval
 from mlxhog.base.workers import GPU_BACKENDS, resolve_workers
 from mlxhog.display.views import Observer
 from mlxhog.errors import ConfigError
@@ -94,11 +95,15 @@ def execute(
             executor = stack.enter_context(pool)
         tell = observer or (lambda progress: None)
         ended = Scheduler(store, study, executor, parallel, how.budget, tell, keep).run()
-        return _with_final(store, study, ended, tell) if study.is_text else ended
+        return _with_final(store, study, how.budget, ended, tell) if study.is_text else ended
 
 
 def _with_final(
-    store: Store, study: StudyDefinition, ended: StudyProgress, tell: Observer[StudyProgress]
+    store: Store,
+    study: StudyDefinition,
+    limit: Interval,
+    ended: StudyProgress,
+    tell: Observer[StudyProgress],
 ) -> StudyProgress:
     """Compare the first two candidates of a study without runs left; return the last state."""
 
@@ -111,9 +116,13 @@ def _with_final(
         kept = store.final()
         try:
             if kept is None or [kept["a"], kept["b"]] != [row.candidate for row in two]:
-                kept = final.compare(store, study, two, say)
-                store.keep_final(kept)
-            say(f"final of the first two: {kept['answer']}")
+                kept = final.compare(store, study, two, say, limit)
+                if kept is not None:
+                    store.keep_final(kept)
+            if kept is None:
+                status = "budget"
+            else:
+                say(f"final of the first two: {kept['answer']}")
         except KeyboardInterrupt:
             status = "interrupted"
     best = next(iter(study.rows(store.records(), store.final())), None)

@@ -2,17 +2,23 @@
 
 import json
 import shlex
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from mlxhog import mad
 from mlxhog.base import plain_json
+from mlxhog.base.quantities import Interval
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.experiments import CompareConfig
+from mlxhog.experiments.paired_test import PairedResult
+from mlxhog.experiments.pairs import RunPair, Side, TrainedRun
 from mlxhog.mad.api import new_search
 from mlxhog.mad.objectives import ordered, pareto, parse_limit
 from mlxhog.mad.options import OBJECTIVES, ExecutionConfig, SearchOptions
@@ -22,6 +28,7 @@ from mlxhog.mad.report.progress import state_line
 from mlxhog.mad.run import params
 from mlxhog.mad.study import final, session
 from mlxhog.mad.study.definition import StudyDefinition
+from mlxhog.mad.study.scheduler import seconds_used
 from mlxhog.mad.study.store import open_store
 from mlxhog.mad.tasks.text import TEXT_TASK, score_of
 from mlxhog.mad.training import text
@@ -72,7 +79,7 @@ def answers(monkeypatch):
     """The final answers at once, that B is better if its key is in the returned mapping."""
     asked = {"verdict": "a"}
 
-    def compare(store, study, two, tell):
+    def compare(store, study, two, tell, limit):
         names = dict(zip("ab", (row.candidate for row in two), strict=True))
         return names | {"answer": f"{asked['verdict'].upper()} is better", **asked}
 
@@ -137,8 +144,48 @@ def test_pairs_of_other_finalists_stay_apart(tmp_path, monkeypatch):
     rows = [*study][:3]
     for two in (rows[:2], rows[1:], rows[:2]):
         with pytest.raises(ConfigError, match="enough"):
-            REAL(study.store, study.definition, two, lambda message: None)
+            REAL(study.store, study.definition, two, lambda message: None, Interval())
     assert folders[0] == folders[2] != folders[1]
+
+
+@dataclass
+class MadeUpPairs:
+    """A comparison whose every pair takes 20 s; it has an answer after two."""
+
+    a: Side
+    b: Side
+    terms: CompareConfig
+    folder: Path
+    pairs: ClassVar[list[RunPair]] = []
+
+    open = nullcontext
+
+    @property
+    def outcome(self):
+        return PairedResult(len(self.pairs), 2, 0.1, 0.0, 0.2)
+
+    def run_next(self, tell):
+        one = TrainedRun("run", 1.0, "done", 1, 1, 10.0)
+        self.pairs.append(RunPair(len(self.pairs), "a", one, one))
+
+
+def test_a_budget_of_time_holds_in_the_final_which_the_next_session_continues(
+    tmp_path, monkeypatch
+):
+    study, _ = searched(tmp_path)
+    facts = dict.fromkeys(final.FIELDS, "A is better")
+    monkeypatch.setattr(final, "compare", REAL)
+    monkeypatch.setattr(final, "Comparison", MadeUpPairs)
+    monkeypatch.setattr(final, "result_of", lambda comparison: SimpleNamespace(facts=facts))
+    (study.store.directory / "final.json").unlink()
+    used_s = seconds_used(study.store.records())
+    for seconds, pairs, status in (
+        (used_s, 0, "budget"), (used_s + 1, 1, "budget"), (used_s + 21, 2, "done")
+    ):  # fmt: skip
+        how = ExecutionConfig(parallel=2, budget=Interval(seconds=seconds))
+        ended = session.execute(study.store, study.definition, how, run=made_up)
+        assert (ended.status, len(MadeUpPairs.pairs)) == (status, pairs)
+        assert (study.store.final() is None) == (status == "budget")
 
 
 def test_bits_per_byte_alone_lead_to_a_final_and_a_part_of_a_space_is_drawn(here):
