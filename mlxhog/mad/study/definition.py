@@ -136,7 +136,13 @@ class StudyDefinition:
         of_others: tuple[Any, ...] = ()  # recipe and width of tasks that the suite lacks
         if "+" in self.suite:
             beside = suite(self.suite.partition("+")[2])
-            of_others = {**beside.sweep[0], **beside.recipe}, beside.dim
+            own = {} if "optimizer" in self.recipe else beside.sweep[0]
+            of_others = {**own, **beside.recipe}, beside.dim
+            lost = beside.sweep[0].keys() - own.keys()
+            configs = [
+                replace(one, recipe={n: x for n, x in one.recipe.items() if n not in lost})
+                for one in configs
+            ]
         configs += [
             TaskConfig(name, asdict(task()), "baseline", *of_others)
             for name, task in named.items()
@@ -390,11 +396,16 @@ class StudyDefinition:
             rows[:2] = rows[1::-1]
         return rows
 
+    @property
+    def text_runs(self) -> int:
+        """Runs of a candidate on a rung of text."""
+        return len(self.seeds) * len(self.measured.sweep)
+
     def unfilled(self, records: Iterable[CandidateRecord]) -> int:
         """Return the runs of later rungs for which too few candidates are left, so far."""
         records = list(records)
         text = [one for one in records if one.task == TEXT_TASK]
-        each, left, skipped = len(self.seeds) * len(self.measured.sweep), self.count or 0, 0
+        each, left, skipped = self.text_runs, self.count or 0, 0
         for rung, planned in enumerate(self.rungs[1:]):
             if sum(one.rung == rung for one in text) < left * each:
                 break
@@ -405,5 +416,9 @@ class StudyDefinition:
     def promoted(self, rung: int, records: Iterable[CandidateRecord]) -> list[CandidateScore]:
         """Return the candidates of a whole rung that go on to the next one."""
         rows = self.rows(one for one in records if one.rung <= rung)
-        going = [row for row in rows if row.rung == rung and row.status not in LOST]
+        going = [  # without a width its text is lost, whatever its tasks have
+            row
+            for row in rows
+            if row.rung == rung and row.status not in LOST and "dim" in row.measures
+        ]
         return going[: self.rungs[rung + 1]]

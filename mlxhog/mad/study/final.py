@@ -11,6 +11,7 @@ from mlxhog.display.views import Tell
 from mlxhog.experiments import CompareConfig
 from mlxhog.experiments.api import result_of
 from mlxhog.experiments.pairs import Comparison, Side
+from mlxhog.mad.run import RunConfig
 from mlxhog.mad.scores import CandidateScore
 from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.scheduler import seconds_used
@@ -38,15 +39,15 @@ def compare(
         KeyboardInterrupt: a signal asked to end; finished pairs are kept.
         MlxhogError: as of `Comparison`.
     """
+    runs = [_counted(study, row) for row in two]
     # A repeated run may change the two; the pairs of others stay apart.
-    digest = hashlib.sha256(repr([(row.candidate, row.measures["dim"]) for row in two]).encode())
-    folder, sides, runs = store.directory / "final" / digest.hexdigest()[:8], list[Side](), []
+    digest = hashlib.sha256(repr([(run.candidate, run.dim, run.recipe) for run in runs]).encode())
+    folder = store.directory / "final" / digest.hexdigest()[:8]
     folder.mkdir(parents=True, exist_ok=True)
-    for name, row in zip("ab", two, strict=True):
-        own = study.runs(row.candidate, len(study.rungs) - 1, int(row.measures["dim"]))
-        runs = [run for run in own if run.task == TEXT_TASK]
-        config = train_config(runs[0], write_model(runs[0], folder / f"{name}.yaml"))
-        sides.append(Side(name, config))
+    sides = [
+        Side(name, train_config(run, write_model(run, folder / f"{name}.yaml")))
+        for name, run in zip("ab", runs, strict=True)
+    ]
     terms = CompareConfig(
         **{unit: runs[0].settings[unit] for unit in ("time", "tokens")},
         pairs=study.pairs, val_subset_tokens=VAL_TOKENS, seed=(max(study.seeds) + 1) % 2**32,
@@ -63,3 +64,11 @@ def compare(
     facts = result_of(comparison).facts
     kept = dict(zip("ab", (row.candidate for row in two), strict=True))
     return kept | {name: facts[name] for name in FIELDS}
+
+
+def _counted(study: StudyDefinition, row: CandidateScore) -> RunConfig:
+    """Return a run of the last rung on text, at the learning rate that ranks the candidate."""
+    best = next(one for one in row.best if one.task == TEXT_TASK)
+    lr = best.config["recipe"]["lr"]
+    own = study.runs(row.candidate, len(study.rungs) - 1, int(row.measures["dim"]))
+    return next(run for run in own if run.task == TEXT_TASK and run.recipe.lr == lr)

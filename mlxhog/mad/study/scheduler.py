@@ -154,7 +154,7 @@ class Scheduler:
         while not (self._queue or any(self._open.values())) and self._rung + 1 < len(rungs):
             going = self._study.promoted(self._rung, self._ended.values())
             self._rung += 1
-            self._skipped += (rungs[self._rung] - len(going)) * len(self._study.seeds)
+            self._skipped += (rungs[self._rung] - len(going)) * self._study.text_runs
             for row in going:
                 dim = int(row.measures["dim"])
                 self._enqueue(row.candidate, self._study.runs(row.candidate, self._rung, dim))

@@ -74,6 +74,19 @@ def diverging(config, **_):
     return replace(record, reason="it cannot decode: no state")
 
 
+def better_at_3e_3(config, **_):
+    """As made up, and other learning rates are worse."""
+    record, worse = made_up(config), 0.05 * (config.recipe.lr != 3e-3)
+    bits = record.measures["val_bits_per_byte"] + worse
+    measures = {**record.measures, "val_bits_per_byte": bits}
+    return replace(record, measures=measures, acc_token=score_of(bits), acc_macro=score_of(bits))
+
+
+def without_text(config, **_):
+    """Tasks alone have a result."""
+    return made_up(config) if config.task != TEXT_TASK else config.record("failed", reason="x")
+
+
 @pytest.fixture(autouse=True)
 def answers(monkeypatch):
     """The final answers at once, that B is better if its key is in the returned mapping."""
@@ -186,6 +199,43 @@ def test_a_budget_of_time_holds_in_the_final_which_the_next_session_continues(
         ended = session.execute(study.store, study.definition, how, run=made_up)
         assert (ended.status, len(MadeUpPairs.pairs)) == (status, pairs)
         assert (study.store.final() is None) == (status == "budget")
+
+
+def test_finalists_meet_at_the_learning_rates_by_which_they_are_ranked(tmp_path, monkeypatch):
+    study, _ = searched(tmp_path, rates=(1e-3, 3e-3, 9e-3), run=better_at_3e_3)
+    lrs = []
+
+    def begun(a, b, terms, folder):
+        lrs.extend([a.config.lr, b.config.lr])
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(final, "Comparison", begun)
+    with pytest.raises(ConfigError, match="enough"):
+        REAL(study.store, study.definition, [*study][:2], lambda message: None, Interval())
+    assert lrs == [3e-3, 3e-3]
+
+
+def test_runs_of_a_sweep_that_a_rung_lacks_are_not_waited_for(tmp_path):
+    study, outcome = searched(tmp_path, run=diverging, sampler="random", rates=(1e-3, 3e-3))
+    assert (outcome.status, outcome.done) == ("done", outcome.total)
+    assert outcome.total == study.leaderboard().planned == 6 * 2 + 2
+
+
+def test_a_candidate_whose_text_alone_is_lost_does_not_go_on(tmp_path):
+    how = {"suite": "lm:9000tok+smoke", "tasks": ("memorization",), "pairs": 0}
+    study, outcome = searched(tmp_path, run=without_text, **how)
+    assert outcome.status == "done"
+    assert all(row.rung == 0 for row in study)
+
+
+@each_of("given", [{"optimizer": "lion"}, {"optimizer": "adamw(weight_decay=0.1)"}])
+def test_another_optimizer_has_its_own_rate_and_decay_on_the_tasks_beside_text(given):
+    def recipes(suite, *tasks):
+        study = StudyDefinition(candidates=("swiglu",), suite=suite, tasks=tasks, recipe=given)
+        return {run.recipe for run in study.runs("swiglu") if run.task != TEXT_TASK}
+
+    assert recipes("lm:9000tok+smoke") == recipes("smoke")
+    assert recipes("lm:9000tok+smoke", "depo") == recipes("smoke", "depo")
 
 
 def test_bits_per_byte_alone_lead_to_a_final_and_a_part_of_a_space_is_drawn(here):
