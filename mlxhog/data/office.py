@@ -1,12 +1,12 @@
 """Read the text of word processors' documents: `.docx` by python-docx, `.odt` by odfpy.
 
 Both come with the extra `mlxhog[office]`. A file is one document, with a line for each paragraph,
-heading and row of a table, whose cells tabs separate. Headers, footers, comments and pictures are
-left out.
+heading and row of a table, whose cells tabs separate; tracked changes count as accepted. Headers,
+footers, notes, comments and pictures are left out.
 """
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,10 @@ def office_text(path: Path) -> bytes:
                     f"{format_bytes(reading.MAX_BYTES)} are read; split it"
                 )
             file.seek(0)
-            lines = _docx(module.Document(file)) if suffix == ".docx" else _odt(module.load(file))
+            if suffix == ".docx":
+                lines = _word_lines(module.Document(file).element.body)
+            else:
+                lines = _odt(module.load(file).text)
             return "".join(f"{line}\n" for line in lines).encode(errors="replace")
     except DataError:
         raise
@@ -53,16 +56,28 @@ def office_text(path: Path) -> bytes:
         ) from error
 
 
-def _docx(content: Any) -> Iterator[str]:
-    for one in content.iter_inner_content():
-        if hasattr(one, "rows"):
-            for row in one.rows:
-                yield "\t".join(" ".join(_docx(cell)) for cell in row.cells)
+# The objects of python-docx leave out insertions and content controls, and repeat merged cells.
+
+
+def _word_lines(element: Any) -> Iterator[str]:
+    for one in _within(element, "p", "tr"):
+        if one.tag.endswith("}p"):
+            yield "".join(run.text for run in _within(one, "r"))
         else:
-            yield one.text
+            yield "\t".join(" ".join(_word_lines(cell)) for cell in _within(one, "tc"))
 
 
-def _odt(document: Any) -> Iterator[str]:
+def _within(element: Any, *names: str) -> Iterator[Any]:
+    """Yield the outermost elements of some names that are not deleted or moved away."""
+    for one in element.iterchildren("*"):
+        name = one.tag.rpartition("}")[2]
+        if name in names:
+            yield one
+        elif name not in ("del", "moveFrom"):
+            yield from _within(one, *names)
+
+
+def _odt(text: Any) -> Iterator[str]:
     from odf import teletype
 
     def lines(element: Any) -> Iterator[str]:
@@ -72,7 +87,16 @@ def _odt(document: Any) -> Iterator[str]:
                 yield teletype.extractText(one)
             elif name == "table:table-row":
                 yield "\t".join(" ".join(lines(cell)) for cell in one.childNodes)
-            elif name != "text:tracked-changes":
+            else:
                 yield from lines(one)
 
-    return lines(document.text)
+    _leave_out(text, "text:tracked-changes text:note office:annotation svg:title svg:desc".split())
+    return lines(text)
+
+
+def _leave_out(element: Any, names: Sequence[str]) -> None:
+    for one in [*element.childNodes]:
+        if getattr(one, "tagName", "") in names:
+            element.removeChild(one)
+        else:
+            _leave_out(one, names)

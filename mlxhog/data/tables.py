@@ -60,6 +60,9 @@ def csv_rows(
                 f"{path} is a table; --text-key names the column of its text: {names or 'none'}"
             )
         for row in rows:
+            if None in row:
+                n = len(rows.fieldnames or ())
+                raise csv.Error(f"{n + len(row[None])} fields, and the header has {n}")
             n_bytes = 0
             yield f"{path}:{rows.line_num}", row
     except csv.Error as error:

@@ -160,6 +160,7 @@ REFUSED = [  # name, content, text_key, fragment of the error
     ("a.csv", ROWS, "txet", "a.csv:2: no key 'txet'; keys are 'id', 'text'"),
     ("a.csv", b'id,text\n1,"x\n', "text", "a.csv:2: not CSV"),
     ("a.csv", b"id,text\n1\n", "text", "a.csv:2: 'text' is None, expected text"),
+    ("a.csv", b"id,text\n1,a, b\n", "text", "a.csv:2: not CSV (3 fields, and the header has 2)"),
     ("a.parquet", table(body=["x"], id=[1]), None, "a.parquet, row 1: no key 'text'; keys are"),
     ("a.parquet", table(text=["x", None]), None, "a.parquet, row 2: 'text' is None"),
     ("a.parquet", table(text=["x"])[:-9], None, "is damaged or not Parquet"),
@@ -278,6 +279,58 @@ def test_documents_of_word_processors_are_text(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "docx", None)
     with pytest.raises(EnvironmentLacks, match=r"pip install 'mlxhog\[office\]'"):
         list(textfiles.documents(tmp_path / "a.DOCX", None))
+
+
+def test_changes_count_as_accepted_and_a_merged_cell_once(tmp_path):
+    import docx
+    from docx.oxml import parse_xml
+    from docx.oxml.ns import nsdecls
+
+    def xml(tag, content):
+        return parse_xml(f"<w:{tag} {nsdecls('w')}>{content}</w:{tag}>")
+
+    run = "<w:r><w:t>{}</w:t></w:r>".format
+    word = docx.Document()
+    grid = word.add_table(2, 3)
+    grid.cell(0, 0).merge(grid.cell(1, 1)).text = "merged"
+    grid.cell(0, 2).text = "alone"
+    line = word.add_paragraph("one ")
+    for tag, content in (
+        ("ins", run("new ")), ("del", "<w:r><w:delText>old</w:delText></w:r>"),
+        ("moveFrom", run("old")), ("sdt", f"<w:sdtContent>{run('field')}</w:sdtContent>"),
+    ):  # fmt: skip
+        line._p.append(xml(tag, content))
+    control = xml("sdt", f"<w:sdtContent><w:p>{run('control')}</w:p></w:sdtContent>")
+    word.element.body.insert(0, control)
+    word.save(tmp_path / "a.docx")
+    assert text_of(tmp_path / "a.docx") == "control\nmerged\talone\n\t\none new field\n"
+
+
+def test_what_stands_beside_the_text_of_an_odt_is_left_out(tmp_path):
+    from odf import dc, draw, office, svg
+    from odf import text as odf_text
+    from odf.opendocument import OpenDocumentText
+
+    odt, line = OpenDocumentText(), odf_text.P(text="Hello")
+    line.addElement(remark := office.Annotation())
+    remark.addElement(dc.Creator(text="Ann"))
+    remark.addElement(odf_text.P(text="do not publish"))
+    line.addElement(note := odf_text.Note(noteclass="footnote"))
+    note.addElement(odf_text.NoteCitation(text="1"))
+    note.addElement(body := odf_text.NoteBody())
+    body.addElement(odf_text.P(text="below"))
+    line.addElement(frame := draw.Frame())
+    frame.addElement(svg.Title(text="a picture"))
+    line.addText(" world")
+    odt.text.addElement(line)
+    odt.save(tmp_path / "a.odt")
+    assert text_of(tmp_path / "a.odt") == "Hello world\n"
+
+
+def text_of(path):
+    """The text of the only document of a file."""
+    (part,) = corpora.find(str(path)).parts
+    return b"".join(part.read()).decode()
 
 
 @pytest.mark.parametrize("read_bytes", [1, 7, 1 << 18])
