@@ -192,13 +192,16 @@ class StreamBatches:
     """The batches of a stream, by ticket; the same in every process.
 
     A chunk is read when its tickets are requested. `byte_lengths` are of each id; `example` is a
-    batch of other text, for trials.
+    batch of other text, for trials. `frozen` stops gradients at the prompts of examples (`Batch`).
     """
 
     n_tickets = TICKETS
 
-    def __init__(self, folder: Path, byte_lengths: NDArray[np.int64], example: Batch) -> None:
+    def __init__(
+        self, folder: Path, byte_lengths: NDArray[np.int64], example: Batch, *, frozen: bool
+    ) -> None:
         self._stream, self._byte_lengths, self._example = Stream(folder), byte_lengths, example
+        self._frozen = frozen
 
     def at(self, epoch: int, ticket: int) -> Batch:
         """Return the batch of one ticket, padded; DataError if it is damaged or not published."""
@@ -210,7 +213,8 @@ class StreamBatches:
         for k, (ids, masked) in enumerate(rows):
             n = len(ids) - 1
             x[k, :n], y[k, masked:n] = ids[:-1], ids[masked + 1 :]
-        return Batch(x, y, int(self._byte_lengths[y[y != IGNORED]].sum()), seed=g)
+        frozen = self._frozen and any(row.masked for row in rows)
+        return Batch(x, y, int(self._byte_lengths[y[y != IGNORED]].sum()), seed=g, frozen=frozen)
 
     def example(self) -> Batch:
         """Return a batch of the usual shape, for a trial of the model."""

@@ -42,9 +42,10 @@ def publish(writer, rows, sources=(), examples_end=0):
     writer.publish([*rows], sources, examples_end)
 
 
-def batches(run):
+def batches(run, frozen=False):
     example = Batch(np.zeros((1, 4), np.int32), np.zeros((1, 4), np.int32), 4)
-    return StreamBatches(run / "stream", TOKENIZER.byte_lengths().astype(np.int64), example)
+    lengths = TOKENIZER.byte_lengths().astype(np.int64)
+    return StreamBatches(run / "stream", lengths, example, frozen=frozen)
 
 
 def rows_of(*texts, seq_len=8):
@@ -73,6 +74,9 @@ def test_an_example_is_trained_on_its_answer_and_its_end_alone(tmp_path):
     assert batch.y[0, :7].tolist() == [IGNORED, IGNORED, IGNORED, *b"xyz", BOS]
     assert (batch.y[0, 7:] == IGNORED).all()
     assert batch.n_bytes == 3
+    publish(opened(tmp_path), rows_of("text"))
+    assert [batches(tmp_path, frozen=True).at(0, ticket).frozen for ticket in (0, 1)] == [1, 0]
+    assert not batch.frozen
 
 
 def test_each_answer_of_a_conversation_is_a_row_behind_as_much_of_the_text_before_as_fits():

@@ -82,7 +82,8 @@ class Follower:
 
     def batches(self, corpus: Callable[[], BatchSource]) -> Callable[[], StreamBatches]:
         """Opens the rows of the stream in a worker, which warms up with a batch of the corpus."""
-        return partial(_open_batches, self._writer.folder, corpus, self._writer.tokenizer)
+        frozen = self._config.context == "frozen"
+        return partial(_open_batches, self._writer.folder, corpus, self._writer.tokenizer, frozen)
 
     # -- in the supervisor -----------------------------------------------------------------------
 
@@ -270,9 +271,10 @@ class Follower:
 
 
 def _open_batches(
-    folder: Path, corpus: Callable[[], BatchSource], tokenizer: Tokenizer
+    folder: Path, corpus: Callable[[], BatchSource], tokenizer: Tokenizer, frozen: bool
 ) -> StreamBatches:
-    return StreamBatches(folder, tokenizer.byte_lengths().astype(np.int64), corpus().example())
+    lengths = tokenizer.byte_lengths().astype(np.int64)
+    return StreamBatches(folder, lengths, corpus().example(), frozen=frozen)
 
 
 def follower_of(config: TrainConfig, run_dir: Path, tokenizer: Tokenizer) -> Follower:
