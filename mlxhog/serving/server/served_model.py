@@ -251,12 +251,12 @@ class ServedModel:
 
     def _write(self) -> dict[AnswerJob, News]:
         """Decode a token of every answer, with newer weights if there are any."""
+        parts = defaultdict[AnswerJob, list[AnswerPart]](list)
         try:
             self._follower.refresh(in_sequence=self._engine.n_running > 0)
             loaded = self._follower.loaded()
             self._update_health(loaded)
             self._engine.admits = not self._has_waited_too_long()
-            parts = defaultdict[AnswerJob, list[AnswerPart]](list)
             for model, engine in self._engines.items():
                 for piece in engine.step() if engine.is_busy else ():
                     row = model, piece.row
@@ -267,14 +267,14 @@ class ServedModel:
                     parts[job].append(AnswerPart(choice, piece, own))
             self.trouble = ""
             return {**parts}
-        except Exception as error:  # ends every answer; later requests are served
+        except Exception as error:  # refuses every answer that is not done; later ones are served
             if isinstance(error, OF_WEIGHTS):
                 self.trouble = f"{type(error).__name__}: {error}"
             jobs = [job for job, _ in self._rows.values()]
             for engine in self._engines.values():
                 engine.clear()
             self._rows.clear()
-            return dict.fromkeys(jobs, _refusal(error))
+            return {**parts, **dict.fromkeys(jobs, _refusal(error))}
 
     def _update_health(self, loaded: LoadedWeights) -> None:
         source, now = self._follower.source, monotonic()

@@ -85,11 +85,10 @@ def start(monkeypatch):
         assert letters.is_closed
 
 
-def asked(served, n=4):
+def asked(served, n=4, model=""):
     """The job of one request for an answer."""
-    job = AnswerJob(
-        [GenerationRequest(prompt=[1, 2], sampling=Sampling(max_new_tokens=n, temperature=0))]
-    )
+    sampling = Sampling(max_new_tokens=n, temperature=0)
+    job = AnswerJob([GenerationRequest(prompt=[1, 2], sampling=sampling)], model)
     served.start(job)
     return job
 
@@ -185,6 +184,25 @@ def test_weights_that_are_not_finite_are_a_status_until_newer_ones_are_there(sta
                 await asyncio.sleep(0.01)
             status, body = await ask(temperature=0)
             assert (status, body["choices"][0]["text"]) == (200, "dddd")
+
+    run(served, work)
+
+
+def test_an_answer_that_ends_beside_an_error_of_another_model_is_sent(start):
+    letters, served = start()
+    engine = served._engines["other"] = served_model.DecodingEngine(
+        other := Letters(), tokenizer=ByteTokenizer(), batch_size=2, prefill_chunk=8
+    )
+    other.error = Diverged("the logits are not finite")
+
+    async def work():
+        letters.may_say.release(100)
+        other.may_say.release(100)
+        whole, refused = asked(served, n=1), asked(served, model="other")
+        assert text(await rest(whole)) == "a"
+        with pytest.raises(RefusedRequest, match="not finite"):
+            await rest(refused)
+        assert not engine.is_busy
 
     run(served, work)
 
