@@ -39,6 +39,13 @@ def test_evaluate_scores_the_validation_set_and_other_text_as_the_command_does(t
     assert [*other.files] == ["letter.txt"]
     assert other.whole.n_bytes == 240
     assert seen
+    marked = tmp_path / "marked.txt"
+    marked.write_text("Never wait.<|endoftext|>" * 9)
+    words = "eval", result.run, "--backend", "torch:cpu", "--data", str(marked)
+    for flags, text in (
+        ((), "Never wait."), (("--document-separator", "none"), "Never wait.<|endoftext|>")
+    ):  # fmt: skip
+        assert told(capsys, *words, *flags)["n_bytes"] == 9 * len(text)
     with pytest.raises(mlxhog.ConfigError, match="leave one out"):
         mlxhog.evaluate(result.run, "letter.txt", like="latest")
 

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from mlxhog.cli.frame import CommandResult, Download, command, model_argument, option
 from mlxhog.cli.frame.flags import Json, OptionGroup, Plugins, RunsDirectory
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import is_set
+from mlxhog.config.sources import ConfigSource
 from mlxhog.display.views import StatusLine
 from mlxhog.serving import SEQ_LEN, backend_option
 
 _SCORED = "model data like checkpoint seq_len backend runs_dir".split()
+_OF_TEXT = "text_key", "document_separator"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +53,19 @@ class EvalConfig(RunsDirectory, Plugins, Download, Json):
     backend: str = backend_option()
 
 
-@command(text=OptionGroup(TrainConfig, "text_key document_separator strict_data", "options"))
-def run(config: EvalConfig, text: TrainConfig) -> CommandResult:
+@command(
+    text=OptionGroup(TrainConfig, " ".join(_OF_TEXT), "options", default="the run's", merged=True),
+    reading=OptionGroup(TrainConfig, "strict_data", "options"),
+)
+def run(config: EvalConfig, text: ConfigSource, reading: TrainConfig) -> CommandResult:
     # It imports NumPy: wrong flags are reported before.
     from mlxhog.serving.evaluation import evaluate as scores
 
-    separator = text.document_separator if is_set(text, "document_separator") else None
     with StatusLine(sys.stderr, quiet=False) as line:
         result = scores(
             **{name: getattr(config, name) for name in _SCORED},
-            text_key=text.text_key,
-            document_separator=separator,
-            strict_data=text.strict_data,
+            **{name: text[name][0] for name in _OF_TEXT if name in text},
+            strict_data=reading.strict_data,
             observer=lambda shown: line.tick(lambda: shown),
         )
         for note in result.notes:

@@ -98,8 +98,9 @@ def evaluate(
             is the newest, or the best where the last is worse.
         seq_len: tokens of a sequence; None is that of the run's training, else 512.
         backend: what computes, such as "torch:cpu".
-        text_key: field of the text in JSON lines and tables; None is the run's.
-        document_separator: what ends a document of plain text; None is the run's.
+        text_key: field of the text in JSON lines and tables, or "none"; None is the run's.
+        document_separator: what ends a document of plain text, "auto" or "none"; None is the
+            run's.
         strict_data: refuse text that cannot be read, in place of skipping it.
         plugin: Python files that add layers.
         runs_dir: the folder that holds the runs.
@@ -124,8 +125,9 @@ def evaluate(
     if asked is not None:
         own = options or TrainConfig()
         machine_data = MachineData(skip=own.skip_machine_data)
-        separator = document_separator or own.document_separator
-        every = corpora.find(asked, text_key or own.text_key, show, separator)
+        given = {"text_key": text_key, "document_separator": document_separator}
+        how = own.having(**{name: value for name, value in given.items() if value is not None})
+        every = corpora.find(asked, how.text_key, show, how.document_separator)
         every = prepare.with_loss_on(every.mapped(machine_data.read), own.loss_on)
         corpus, _ = corpora.readable(every, strict=strict_data, show=show)
     elif options is None:
