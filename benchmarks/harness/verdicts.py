@@ -168,7 +168,7 @@ class Family:
         if all(end in inner for end in ends) and max(p_values) <= ERROR:
             return SUPPORTED
         outside = ends[0] > outer.high or ends[1] < outer.low
-        return REFUTED if outside and min(p_values) <= ERROR else INCONCLUSIVE
+        return REFUTED if outside and max(p_values) <= ERROR else INCONCLUSIVE
 
     def row(self, quantities, text):
         """Verdict of a row, from those of its quantities."""

@@ -166,6 +166,10 @@ def test_comparisons_of_a_script_are_corrected_together_and_equal_arms_widen_the
     others = [quantity(f"other {k}", 1.05, 0.9, 1.225) for k in range(3)]
     assert family(near, expected="> 1").verdict(near, "> 1") == "supported"
     assert family(near, *others, expected="> 1").verdict(near, "> 1") == "inconclusive"
+    below = "1.2 to 1.4"  # of whose bounds the nearer one decides
+    assert family(near, expected=below).verdict(near, below) == "refuted"
+    barely = [quantity(f"above {k}", 1.05, 0.9, 1.225) for k in range(3)]
+    assert family(near, *barely, expected=below).verdict(near, below) == "inconclusive"
     controls = {"comparisons": [{"name": "arm", "value": 1 / 1.05}], "false_verdicts": 1}
     assert family(near, expected="> 1", controls=controls).verdict(near, "> 1") == "inconclusive"
 
