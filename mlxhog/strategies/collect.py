@@ -37,7 +37,6 @@ With `determinism=rounds` worker k has the sequences of ticket k, and the bits a
     lr, version, opt_step    of the round; updates before it
     opened            time at which it was begun
     round_s           mean seconds of a round
-    skipped           whether the last gradient was not finite
     done_before       steps that this call took with other strategies
     weight, summed    of a rank: sequences in its sum, and their attempt
     seconds, gradients       of a rank: its mean time of a sequence, and their number
@@ -255,10 +254,12 @@ class CollectWorker(StrategyWorker):
         word = words["round"]
         round_, attempt = divmod(word, ATTEMPTS)
         is_last = all(one.state == ADDED for one in self._portions(attempt))
+        self._ended = None
         if round_ != words["ended"] and is_last and words["round"] == word:
             self._finish(round_, attempt)
-        version = context.arena.counters.load("version")
-        return WriteResult(applied=not words["skipped"], version=version)
+        version, is_part = context.arena.counters.load("version"), self._ended is None
+        context.entry.dropped += self._ended is False
+        return WriteResult(applied=bool(self._ended), version=version, is_part=is_part)
 
     def _note(self, samples: int, took_ns: int) -> None:
         """Update the mean time of a sequence."""
@@ -336,10 +337,12 @@ class CollectWorker(StrategyWorker):
 
     def _ends(self, round_: int) -> bool:
         """Count the round, or let another worker do it; return whether it is counted."""
-        context, strategy, words = self.context, self.strategy, self._words
-        if words["ended"] < round_:
-            self._alone(lambda: strategy.end_round(context.arena, context.ledger))
-        return bool(words["ended"] >= round_)
+        if self._words["ended"] < round_:
+            self._alone(self._end)
+        return bool(self._words["ended"] >= round_)
+
+    def _end(self) -> None:
+        self._ended = self.strategy.end_round(self.context.arena, self.context.ledger)
 
     def _open(self, word: int) -> None:
         """Begin the round after that of a word, unless another worker has."""
@@ -411,7 +414,7 @@ class Collect(Strategy):
     def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
         return {
             "run": (
-                1, "round ended turn lr version opt_step opened round_s skipped done_before"
+                1, "round ended turn lr version opt_step opened round_s done_before"
             ),
             "rank": (self.slots, "weight summed seconds gradients free late"),
             "sequence": (self.sequences, "portion"),
@@ -437,8 +440,10 @@ class Collect(Strategy):
         entries = [entry for entry in arena.workers if entry.state not in gone]
         return {entry.incarnation & 0xFFFF: entry.slot - 1 for entry in entries}
 
-    def end_round(self, arena: Arena, ledger: Ledger) -> None:
+    def end_round(self, arena: Arena, ledger: Ledger) -> bool | None:
         """Count a round whose step is applied; twice is the same as once.
+
+        Returns whether its gradient was finite; None if the round is counted already, or not done.
 
         Concurrency: called by one worker at a time, or while none runs.
         """
@@ -446,15 +451,15 @@ class Collect(Strategy):
         round_ = words["round"] // ATTEMPTS
         every = self.tickets(arena, round_)
         if words["ended"] == round_ or not all(is_done(ledger, number) for number in every):
-            return
+            return None
         finite = math.isfinite(mean.norm(arena))
         arena.counters.store("version", words["version"] + finite)
         arena.workers.entry(1).opt_step = words["opt_step"] + finite
         took_s, mean_s = (monotonic_ns() - words["opened"]) / 1e9, words.real("round_s")
         words.set_real("round_s", mean_s + RISES * (took_s - mean_s) if mean_s else took_s)
-        words["skipped"] = not finite
         words["ended"] = round_
         arena.counters.store("steps", self.steps_done(arena, ledger))
+        return finite
 
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
         words = self.words(arena)

@@ -118,6 +118,7 @@ class SyncWorker(NumberedWorker):
         if behind or ready < strategy.batches_per_step():
             return
         words["version"] = version = context.arena.counters.load("version")
+        words["opt_step"] = context.arena.workers.entry(1).opt_step
         if self._speeds is not None:
             words.set_real("lr", context.schedule(context.progress(), version))
             self._speeds.publish()
@@ -190,13 +191,14 @@ class SyncWorker(NumberedWorker):
 
     def _end(self, lease: Lease) -> None:
         """Apply this worker's share of the update, and count it (last stage)."""
-        context, entry = self.context, self.context.entry
-        finite = math.isfinite(mean.norm(context.arena))
-        version = entry.version_read + finite  # the same for every member
-        counts = entry.opt_step + finite, version, 0, finite
-        self.apply_once(lease, counts, self._apply)
+        arena = self.context.arena
+        finite = math.isfinite(mean.norm(arena))
+        version = self.context.entry.version_read + finite  # the same for every member
+        opt_step = self._words["opt_step"] + finite  # which the state has seen, not each member
+        self.apply_once(lease, (opt_step, version, 0, finite), self._apply)
         if self.counts_step():
-            context.arena.counters.store("version", version)
+            arena.counters.store("version", version)
+            arena.workers.entry(1).opt_step = opt_step
 
     def _apply(self, record: StepRecord) -> None:
         lr, step = self._words.real("lr"), record.opt_step
@@ -219,7 +221,7 @@ class Sync(SynchronousShares, Numbered):
     repeats: ClassVar[bool] = True
     averages: ClassVar[bool] = True
     one_state: ClassVar[bool] = True
-    run_words: ClassVar[str] = "begun stopped done_before lr version members"
+    run_words: ClassVar[str] = "begun stopped done_before lr version opt_step members"
     worker_words: ClassVar[str] = "weight ready seconds gradients sequences"
     kept_words: ClassVar[tuple[str, ...]] = ()
 

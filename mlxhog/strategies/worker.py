@@ -42,6 +42,7 @@ class WriteResult(NamedTuple):
     staleness: int = 0  # updates between its read and its write
     version: int = 0  # updates of the run, this one included
     is_stale: bool = False  # whether it was finite and dropped for its staleness
+    is_part: bool = False  # of a sum, of which another worker says whether it was applied
 
 
 class StrategyWorker(ABC):

@@ -1,14 +1,17 @@
 """Rounds of claimed sequences: each counts once, whoever computes it; none waits for a late one."""
 
+import itertools
 from collections import Counter
 from random import Random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.workers import WorkerState
+from mlxhog.arena.workers import MAX_NONFINITE, WorkerState
 from mlxhog.strategies import Idle, Lease, build
+from mlxhog.training.worker.steps import Steps, WorkerStep
 from tests.strategies.runs import LR, config, end_step, first, full, new_arena, strategy, worker
 from tests.threads import wait_until
 
@@ -158,6 +161,35 @@ def test_a_gradient_that_is_not_finite_costs_its_round_only(of, arena):
     assert end_step(one, begun(one), 4.0).applied
     assert first(arena) == pytest.approx(-LR * 3.0)
     assert (of.steps_done(arena, Ledger(arena)), arena.counters.load("version")) == (2, 1)
+
+
+def test_a_skipped_round_is_one_gradient_that_is_not_finite_however_many_portions_it_has():
+    of = strategy("collect", grad_accumulation=32)
+    with new_arena(of, n_tickets=64) as arena:
+        one = worker(arena, 1, of)
+        entry = one.context.entry
+        steps = SimpleNamespace(
+            context=one.context, strategy=one, job=SimpleNamespace(slot=1),
+            ring=SimpleNamespace(append=lambda **record: None),
+        )  # fmt: skip
+
+        def take_round(*values):
+            portions, values = 0, itertools.chain(values, itertools.repeat(2.0))
+            ended = of.words(arena)["ended"]
+            while of.words(arena)["ended"] == ended:
+                lease = begun(one)
+                done = WorkerStep(lease, [], began_ns=0)
+                done.outcome = end_step(one, lease, next(values))
+                Steps._record(steps, done)
+                assert entry.nonfinite_in_row <= 1
+                portions += 1
+            return portions
+
+        assert take_round(float("nan")) >= MAX_NONFINITE
+        assert (entry.nonfinite_in_row, entry.dropped) == (1, 1)
+        take_round()
+        assert (entry.nonfinite_in_row, entry.dropped) == (0, 1)
+        assert (arena.counters.load("version"), arena.counters.load("steps")) == (1, 2)
 
 
 def test_workers_join_and_leave_unless_the_division_is_fixed():

@@ -143,6 +143,7 @@ def check(run, case, where=None, *, steps=STEPS, before=0):
         assert version == taken[0] == steps, where
     elif type(of) is Sync:
         assert version == steps, where
+        assert taken[0] == steps, where
         assert of.backup_workers or taken == [steps] * of.workers, where
     else:
         assert steps - torn <= version <= steps, where

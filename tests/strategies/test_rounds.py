@@ -31,7 +31,7 @@ from tests.strategies.runs import (
     worker,
 )
 from tests.strategies.test_laws import H, of_both
-from tests.threads import begin, in_threads, join
+from tests.threads import begin, in_threads, join, wait_until
 
 
 def there(of, **layout):
@@ -95,6 +95,12 @@ def team():
         yield of, arena, workers, begin_step(workers[0])
 
 
+def take_round(one):
+    lease = wait_until(lambda: (lease := one.claim()) is not Idle.WAIT and lease, every_s=0.001)
+    one.read()
+    end_step(one, lease)
+
+
 def take_rounds(one):
     while (lease := one.claim()) is not Idle.DONE:
         if isinstance(lease, Lease):
@@ -114,6 +120,22 @@ def test_a_round_is_the_mean_of_the_first_and_no_worker_waits_for_the_last(team)
     assert (outcome.applied, outcome.is_stale, slow.counts_step()) == (False, True, False)
     assert first(arena) == -LR * 2.0
     assert Ledger(arena).state(0, 1) == TicketState.DONE  # its text is passed over
+
+
+def test_updates_of_the_one_optimizer_state_are_counted_for_whoever_missed_some():
+    rule, rounds = AdamW(weight_decay=0.0), 3
+    of = strategy("sync", 3, backup_workers=1)
+    with there(of, n_tickets=16, private=rule.state_segments) as arena:
+        late, *others = (worker(arena, k + 1, of, steps=9, optimizer=rule) for k in range(3))
+        lease = begin_step(late)
+        for _ in range(rounds):
+            in_threads(take_round, others)
+            assert arena.workers.entry(1).opt_step == arena.counters.load("version")
+        assert end_step(late, lease).is_stale
+        in_threads(take_round, [others[0], late])
+        # Of equal gradients each update is the learning rate, if its count is that of the moments.
+        assert first(arena) == pytest.approx(-LR * (rounds + 1), rel=1e-5)
+        assert arena.workers.entry(1).opt_step == arena.counters.load("version") == rounds + 1
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])

@@ -233,7 +233,7 @@ class Steps:
             entry.nonfinite_in_row = 0
             entry.staleness_sum += outcome.staleness
             entry.staleness_max = max(entry.staleness_max, outcome.staleness)
-        else:
+        elif not outcome.is_part:
             entry.nonfinite_in_row = 0 if outcome.is_stale else entry.nonfinite_in_row + 1
         counts, counters = self.strategy.counts_step(), self.context.arena.counters
         if not outcome.applied and (counts or outcome.is_stale):
