@@ -116,23 +116,30 @@ class StalenessTrace:
         self._numbers: list[float] = numbers
         self._seed = seed
         self.workers = {"fixed": int(numbers[0]) + 1, "speed": len(numbers)}.get(self._kind, 1)
-        self.most = int(numbers[-1])
-        if self._kind == "geometric":
-            self._decay = math.log(1.0 - 1.0 / (1.0 + numbers[0]))
-            self.most = math.ceil(math.log(_CUT) / self._decay)
-        elif self._kind == "histogram":
-            self.most = len(numbers) - 1
-        elif self._kind == "speed":  # while one computes, each other one ends at most this number
-            self.most = max(
-                sum(math.floor(own / other) + 1 for q, other in enumerate(numbers) if q != p)
-                for p, own in enumerate(numbers)
-            )
+        try:
+            self.most = self._largest()
+        except ArithmeticError:  # as in geometric:1e17
+            self.most = _MAX_STALENESS + 1
         if self.most > _MAX_STALENESS or (self._kind == "uniform" and numbers[0] > numbers[1]):
             raise ValueError(f"wanted {_FORMS.expected}; got {rule!r}")
         if self._kind == "speed":
             exponent = math.frexp(max(numbers))[1]  # no number of gradients takes inf then
             self._numbers = [math.ldexp(own, -exponent) for own in numbers]
             self._restart()
+
+    def _largest(self) -> int:
+        numbers = self._numbers
+        if self._kind == "geometric":
+            self._decay = math.log(1.0 - 1.0 / (1.0 + numbers[0]))
+            return math.ceil(math.log(_CUT) / self._decay)
+        if self._kind == "histogram":
+            return len(numbers) - 1
+        if self._kind == "speed":  # while one computes, each other one ends at most this number
+            return max(
+                sum(math.floor(own / other) + 1 for q, other in enumerate(numbers) if q != p)
+                for p, own in enumerate(numbers)
+            )
+        return int(numbers[-1])
 
     def at(self, step: int) -> SimulatedStep:
         if self._kind != "speed":

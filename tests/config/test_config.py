@@ -138,7 +138,12 @@ def test_workers_are_slowed_by_rank():
         ("sparsify", "none, topk:F", "topk topk:0 topk:1.1 topk:x threshold:-1 some:1"),
         ("staleness_lr", "none, linear:C", "linear:-1 exp:2 drop:x linear:1:2"),
         ("delay_compensation", "none, constant:F", "constant:0 adaptive:-1"),
-        ("sim_staleness", "fixed:N", "fixed fixed:-1 uniform:3:1 histogram:1=0 speed:0,1 normal:1"),
+        (
+            "sim_staleness",
+            "fixed:N",
+            "fixed fixed:-1 uniform:3:1 histogram:1=0 speed:0,1 normal:1 "
+            "geometric:1e17 geometric:1e308 speed:1e-200,1e200",
+        ),
     ],
 )
 def test_a_rule_that_cannot_be_read_is_refused_with_the_legal_forms(option, forms, texts):

@@ -27,6 +27,7 @@ from mlxhog.arena.requests import ControlRequest, Refused, RunServer
 from mlxhog.base import machine
 from mlxhog.base.workers import GPU_BACKENDS, joining_workers
 from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, shown
+from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.progress import Phase, PhaseStatus
 from mlxhog.training.plan import kernel_choice
@@ -184,11 +185,12 @@ class Requests:
         others = [handle for handle in staying.values() if handle is not leaving]
         if not any(handle.up or not handle.joined for handle in others):
             raise Refused(f"worker {slot} is the only one that trains; end the run: mlxhog stop")
-        if RESIDUAL in plan.optimizer.state_segments:
-            raise Refused(
-                f"worker {slot} cannot leave: updates that it has not written yet "
-                "(error_feedback) would be lost"
-            )
+        own = {
+            RESIDUAL: "updates that it has not written yet (error_feedback) would be lost",
+            FEEDBACK: "what it has added in advance (delay_feedback) would stay",
+        }
+        if why := "; ".join(own[one] for one in plan.optimizer.state_segments if one in own):
+            raise Refused(f"worker {slot} cannot leave: {why}")
         workers.leave(slot)
         return {"message": f"{leaving} finishes its step and leaves"}
 

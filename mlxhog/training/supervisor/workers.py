@@ -355,10 +355,12 @@ class Workers(Generic[P]):
         self._reap(handle, 0.0 if starting else max(0.0, left_s))
 
     def free_slots(self) -> list[int]:
-        """Slots in which workers could join, unused ones first."""
-        used = {one.slot for one in (*self.handles, self.sidecar) if one is not None}
-        free = [entry for entry in self._arena.workers if entry.slot not in used]
-        return [entry.slot for entry in sorted(free, key=lambda one: (one.generation, one.slot))]
+        """Slots in which workers could join: unused ones first, in the order of the plan."""
+        taken = {one.slot for one in (*self.handles, self.sidecar) if one is not None}
+        free = [entry for entry in self._arena.workers if entry.slot not in taken]
+        n = len(self.plan.workers)  # a slot after them may have a generation that never began
+        free.sort(key=lambda one: (one.slot <= n, one.slot <= n and one.generation, one.slot))
+        return [entry.slot for entry in free]
 
     def join(self, workers: Sequence[tuple[int, WorkerSpec, str]]) -> None:
         """Start more workers: each has a free slot with its optimizer state, and its kernels.

@@ -148,16 +148,20 @@ def test_a_run_answers_saves_and_samples_on_request_and_refuses_what_it_cannot_d
 
 
 @pytest.mark.slow
-def test_a_worker_with_unwritten_updates_cannot_leave(tmp_path):
+@pytest.mark.parametrize(("options", "why"), [
+    ({"sparsify": "topk:0.1"}, "error_feedback.*would be lost"),
+    ({"delay_feedback": True}, "delay_feedback.*would stay"),
+])  # fmt: skip
+def test_a_worker_with_updates_ahead_or_behind_cannot_leave(tmp_path, options, why):
     def join(directory):
         with pytest.raises(Refused, match="worker 1 is the only one that trains.*mlxhog stop"):
             ask(directory, "leave", worker=1)
         ask(directory, "join", workers="mlx:cpu")
         until(directory, works(2))
-        with pytest.raises(Refused, match="error_feedback.*would be lost"):
+        with pytest.raises(Refused, match=why):
             ask(directory, "leave")
 
-    trained(endless(tmp_path, sparsify="topk:0.1"), join)
+    trained(endless(tmp_path, **options), join)
 
 
 def test_a_worker_that_joins_inherits_from_the_one_with_most_steps():
