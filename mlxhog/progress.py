@@ -1,7 +1,7 @@
 """Progress and result of a training run: what its processes report and what every view shows."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
 from typing import Any, Self
 
@@ -162,7 +162,8 @@ class Progress(RunTotals):
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON types; `phase` as text."""
-        return {**asdict(self), "doing": None if self.phase is None else str(self.phase)}
+        phase = None if self.phase is None else str(self.phase)
+        return {**asdict(replace(self, phase=None)), "phase": phase}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,9 @@ def test_evaluate_scores_the_validation_set_and_other_text_as_the_command_does(t
     for flags, text in (
         ((), "Never wait."), (("--document-separator", "none"), "Never wait.<|endoftext|>")
     ):  # fmt: skip
-        assert told(capsys, *words, *flags)["n_bytes"] == 9 * len(text)
+        assert told(capsys, *words, *flags)["bytes"] == 9 * len(text)
+    with pytest.raises(mlxhog.ConfigError, match="name a text with --data"):
+        mlxhog.evaluate(result.run, text_key="body")
     with pytest.raises(mlxhog.ConfigError, match="leave one out"):
         mlxhog.evaluate(result.run, "letter.txt", like="latest")
 

@@ -33,6 +33,7 @@ from typing import Any
 
 from mlxhog.base import plain_json
 from mlxhog.base.disk import SOCKET_PATH_BYTES, stand_in
+from mlxhog.base.paths import quoted
 from mlxhog.errors import ArenaError, EnvironmentLacks, MlxhogError, RunError
 
 ATTACH = "attach"
@@ -312,7 +313,7 @@ def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields:
     except NotServed as error:
         raise RunError(
             f"the run {directory} is not running, so no process takes the request {request!r}; "
-            f"resume it: mlxhog train --resume {directory}"
+            f"resume it: mlxhog train --resume {quoted(directory)}"
         ) from error
     except ArenaError as error:
         raise RunError(f"cannot ask the run {directory}: {error}") from error

@@ -40,7 +40,7 @@ from mlxhog.base.durable import (
 )
 from mlxhog.base.inside import subfolder
 from mlxhog.base.output import say_once
-from mlxhog.base.paths import expanded
+from mlxhog.base.paths import expanded, quoted
 from mlxhog.checkpoint import formats, hub, manifest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.base_model import BaseModel, described_adapter, read_adapter
@@ -417,7 +417,7 @@ def latest(run: Run) -> Path:
         return checkpoints[-1]
     raise CheckpointError(
         f"the run {run.directory} has no checkpoint yet; it saves one when it ends (mlxhog stop "
-        f"{shlex.quote(run.name)})"
+        f"{quoted(run.directory)})"
         if run.is_locked()
         else f"the run {run.directory} has no checkpoint: it ended before its first; begin it "
         f"again with mlxhog train --config {shlex.quote(str(run.config_path))}"

@@ -14,6 +14,7 @@ Examples:
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 from mlxhog.cli.frame import CommandResult, Download, command, model_argument, option
 from mlxhog.cli.frame.flags import Json, OptionGroup, Plugins, RunsDirectory
@@ -61,10 +62,11 @@ def run(config: EvalConfig, text: ConfigSource, reading: TrainConfig) -> Command
     # It imports NumPy: wrong flags are reported before.
     from mlxhog.serving.evaluation import evaluate as scores
 
+    given: dict[str, Any] = {name: text[name][0] for name in _OF_TEXT if name in text}
     with StatusLine(sys.stderr, quiet=False) as line:
         result = scores(
             **{name: getattr(config, name) for name in _SCORED},
-            **{name: text[name][0] for name in _OF_TEXT if name in text},
+            **given,
             strict_data=reading.strict_data,
             observer=lambda shown: line.tick(lambda: shown),
         )

@@ -41,8 +41,9 @@ from mlxhog.cli.frame import (
     command,
     option,
 )
-from mlxhog.config.options import MAX_SEED
+from mlxhog.config.options import MAX_SEED, is_set
 from mlxhog.display.table import AnswerNote, FailureNote, Section
+from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlxhog.conformance.compare import ComparedTensor
@@ -83,9 +84,7 @@ class _Parity(RunsDirectory, Plugins, Download, Quiet):
         many=True, metavar="SIDE",
         excludes=("backends", "kernels", "set", "batch_size", "seq_len", "steps", "perturb"),
     )  # fmt: skip
-    side_limit: float = option(
-        60.0, "for a case of a side", unit="s", above=0, requires={"side": ()}
-    )
+    side_limit: float = option(60.0, "for a case of a side", unit="s", above=0)
 
 
 _COMPUTED = "backends kernels set seed batch_size seq_len steps dtype perturb runs_dir".split()
@@ -97,6 +96,8 @@ def run(config: _Parity) -> CommandResult:
     from mlxhog.conformance.api import parity as compute
     from mlxhog.conformance.sides.report import SidesReport
 
+    if is_set(config, "side_limit") and not config.side:
+        raise ConfigError("--side-limit is the time of a case of a side; give --side, too")
     how = {name: getattr(config, name) for name in _COMPUTED}
     with config.status() as status:
         result = compute(

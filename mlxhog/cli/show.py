@@ -32,7 +32,7 @@ def run(config: OneRun) -> CommandResult:
     from mlxhog.checkpoint import manifest
     from mlxhog.checkpoint.formats.opening import read_config
     from mlxhog.display.metrics import format_parts
-    from mlxhog.display.record import RunRecord
+    from mlxhog.display.record import RunRecord, resume_flags
     from mlxhog.models import families
 
     record = RunRecord(config.find(config.run))
@@ -79,7 +79,7 @@ def run(config: OneRun) -> CommandResult:
         "note": record.notes,
     }
     word = shlex.quote(short_name(run.directory))
-    train = f"--resume {word} --time 10m"
+    train = f"--resume {word}{resume_flags(run, is_done=True)}"
     if not run.has_checkpoint():  # `--resume` would refuse it
         path = shlex.quote(str(path_from_here(run.config_path)))
         train = f"--config {path}  # begins again: it has no checkpoint"

@@ -84,7 +84,7 @@ def summary(result: "Result") -> str:
     """Return the end of a run, its folder, and the next commands."""
     from mlxhog.checkpoint.checkpoint import better
     from mlxhog.checkpoint.run import Run
-    from mlxhog.display.record import prompt_flags
+    from mlxhog.display.record import prompt_flags, resume_flags
 
     bits, counts = result.val_bits_per_byte, result.ngram_bits_per_byte
     run = shlex.quote(str(path_from_here(Path(result.run))))
@@ -120,9 +120,10 @@ def summary(result: "Result") -> str:
         lines.append(f"the newest checkpoint is {name}; the steps after it are lost")
     if result.status == "diverged":  # its error says what to change
         return "\n".join(lines)
-    more = " --time 10m" * (result.status == "done")  # its budget is used up
-    at = "/best" * (better(Run(Path(result.run))) is not None)
-    lines.append(f"next: mlxhog generate {run}{at} {prompt_flags(Run(Path(result.run)))}")
+    of = Run(Path(result.run))
+    more = resume_flags(of, is_done=result.status == "done")
+    at = "/best" * (better(of) is not None)
+    lines.append(f"next: mlxhog generate {run}{at} {prompt_flags(of)}")
     return "\n".join([*lines, f"      mlxhog train --resume {run}{more}"])
 
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mlxhog.base.paths import quoted
 from mlxhog.cli.frame import OneRun, Quiet, command
 from mlxhog.display.plain import RunView
 from mlxhog.display.views import Observer, observer
@@ -52,7 +53,7 @@ def run(config: OneRun, how: Quiet) -> int:
             print(_ending(record))
     except KeyboardInterrupt:
         state = "the run continues" if watched.is_locked() else "the run has ended"
-        print(f"detached; {state}: mlxhog watch {watched.directory}", file=sys.stderr)
+        print(f"detached; {state}: mlxhog watch {quoted(watched.directory)}", file=sys.stderr)
         return INTERRUPTED
     return 0
 

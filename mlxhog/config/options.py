@@ -100,7 +100,10 @@ class Option:
         if self.type is bool:
             own = {"true": self.flag, "false": self.off_flag}
             return [own[one.lower()] for one in values if one.lower() in own]
-        return [self.flag, *values]
+        texts = list(values)
+        if len(texts) == 1 and texts[0].startswith("-"):  # else it is taken for a flag
+            return [f"{self.flag}={texts[0]}"]
+        return [self.flag, *texts]
 
     @property
     def flags(self) -> list[str]:

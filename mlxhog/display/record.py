@@ -241,8 +241,7 @@ class RunRecord:
 
     def commands(self) -> dict[str, str]:
         """Return command lines by their purpose."""
-        run = shlex.quote(str(self.run.directory))
-        more = " --time 10m" * (self.state == "done")  # its budget is used up
+        run, more = quoted(self.run.directory), resume_flags(self.run, is_done=self.state == "done")
         return {
             "repeat it with the file of its options": f"mlxhog train -c {run}/config.yaml",
             **{f"trained {steps}": line for steps, line in self.history_of_commands()},
@@ -270,6 +269,15 @@ def command_lines(
         told.append((steps, " ".join([begin, *flags])))
         before = dict(part.options)
     return told
+
+
+def resume_flags(run: Run, *, is_done: bool) -> str:
+    """Return the options that a resume of a run needs: a further budget if it used up its own."""
+    stored = read_yaml(run.config_path)
+    determinism = str(stored.get("determinism", ("none",))[0])
+    anew = " --determinism none" * (determinism == "record")  # a record begins with its run
+    more = f" --steps {stored['steps'][0]}" if determinism == "rounds" else " --time 10m"
+    return anew + more * is_done
 
 
 def prompt_flags(run: Run) -> str:

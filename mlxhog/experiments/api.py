@@ -21,6 +21,7 @@ from mlxhog.experiments.paired_test import PairedResult
 from mlxhog.experiments.pairs import Comparison, RunPair, Side
 from mlxhog.experiments.target import not_found, options_of
 from mlxhog.models.registry import architectures
+from mlxhog.training.supervisor.api import decided_anew
 
 CALL = "compare()"
 
@@ -126,6 +127,8 @@ def find_side(subject: str | None, overrides: Sequence[ConfigSource], root: Path
         except RunError as error:
             raise not_found(subject, root, error) from error
         title, values = run.name, read_yaml(run.config_path)
+        anew = decided_anew(values, overrides, run.automatic())
+        values = {name: value for name, value in values.items() if name not in anew}
         if run.model.is_dir() and values.get("model", ("",))[0] not in architectures():
             values = {**values, "model": (str(run.model), str(run.config_path))}
     config = train_config([values, *overrides])

@@ -17,6 +17,7 @@ from mlxhog.errors import ConfigError, RunError, did_you_mean
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import architectures, is_line, load_architecture
+from mlxhog.training.supervisor.api import decided_anew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +110,11 @@ def _is_settings(path: Path) -> bool:
 
 def _from_run(run: Run, at: Path, overrides: ConfigSource) -> AnalysisTarget:
     data = str(overrides["data"][0]) if "data" in overrides else None
+    stored = run.options(data=data)
+    anew = decided_anew(stored, [overrides], run.automatic())
+    stored = {name: value for name, value in stored.items() if name not in anew}
     try:
-        config = train_config([run.options(data=data), overrides])
+        config = train_config([stored, overrides])
     except ConfigError as error:
         raise ConfigError(f"options of {run.directory}: {error}") from error
     if config.adapter is not None:

@@ -42,7 +42,7 @@ def finished(store: Store) -> list[CandidateScore]:
     if not finished_rows:
         raise StudyError(
             f"study {store.name} has no candidate with all its runs ({len(rows)} have some); "
-            f"continue it: mlxhog mad resume {store.name}"
+            f"continue it: mlxhog mad resume {store.word}"
         )
     return finished_rows
 
@@ -91,7 +91,9 @@ def elected(store: Store, top: int | None = None, output: Path | None = None) ->
     Without `top` the upper part of the candidates votes; `output` is a model file to write.
     """
     rows = finished(store)
-    slots, voters = consensus([(row.layers, row.selection_score) for row in rows], top)
+    within = [row for row in rows if not row.beyond] or rows  # the limits of the study
+    slots, voters = consensus([(row.layers, row.selection_score) for row in within], top)
+    shown = {row.layers: row.score for row in within}
     winners = tuple(next(iter(votes)) for votes in slots)
     layers = " ".join(winners)
     best, own = rows[0], next((row for row in rows if row.layers == winners), None)
@@ -103,7 +105,7 @@ def elected(store: Store, top: int | None = None, output: Path | None = None) ->
             {"slot": n, "layer": one, "votes": votes}
             for n, (one, votes) in enumerate(zip(winners, slots, strict=True), start=1)
         ],
-        "voters": [{"layers": " ".join(own), "score": score} for own, score in voters],
+        "voters": [{"layers": " ".join(own), "score": shown[own]} for own, _ in voters],
         "candidates": len(rows),
         "score": own and own.score,  # None if no candidate of the study has these layers
         "best": {"layers": best.candidate, "score": best.score},

@@ -117,6 +117,11 @@ def evaluate(
     path, root = locate(str(model), Path(runs_dir), checkpoint), Path(runs_dir)
     if like is not None and data is not None:
         raise ConfigError("--like and --data both name the text to score; leave one out")
+    if data is None and (text_key, document_separator, strict_data) != (None, None, False):
+        raise ConfigError(
+            "text_key, document_separator and strict_data say how --data is read; name a text "
+            "with --data, or leave them out"
+        )
     source = path if like is None else locate(str(like), root)
     trained = run_of(source.resolve())  # a run's `model` is a link to one
     asked = None if data is None else str(data)

@@ -126,6 +126,9 @@ def test_files_runs_and_names_are_sides_and_a_folder_of_runs_is_refused(tmp_path
     assert of_run.title == Path(result.run).name
     assert of_run.config.model == str(Path(result.run) / "model")
     assert of_run.config.optimizer == AdamW(beta1=0.9)
+    assert of_run.config.lr is not None
+    of_muon = find_side(Path(result.run).name, [{"optimizer": ("muon", "--b")}], root)
+    assert of_muon.config.lr is None  # its own, not that of the run's optimizer
 
 
 def test_both_sides_take_equally_many_steps_whatever_a_step_has(words, capsys):

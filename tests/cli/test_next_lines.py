@@ -98,6 +98,9 @@ def runs(tmp_path_factory):
         shell.run(line, re.compile(r"step \d"))
     shell.run("mlxhog watch latest")
     shell.run("mlxhog show latest")
+    for kind in ("record", "rounds"):
+        line = f"mlxhog train --model small.yaml --determinism {kind} --steps 2{SMALLER}"
+        shell.run(f"{line} --strategy {'hogwild' if kind == 'record' else 'sync'}")
     return shell
 
 

@@ -103,6 +103,7 @@ xyzzyq                            no option 'xyzzyq'; mlxhog options lists all
                                   needs a SUBJECT
 gone                              gone
 tiny --backends torhc:cpu         did you mean 'torch:cpu'?
+tiny --side-limit 5               give --side, too
 3 7b                              use fewer --backends
 latest --set x=1                  the checkpoint latest are fixed
 small.yaml --perturb lm_hed.weight --seq-len 9 --steps 0 --backends numpy,mlx:cpu --quiet    \

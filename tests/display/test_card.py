@@ -1,12 +1,17 @@
 """The model card says what the record of a run says, and no more."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mlxhog.checkpoint.run_files import CommandRecord
 from mlxhog.cli import main
+from mlxhog.cli.frame.flags import Flags, OptionGroup
+from mlxhog.config.config import TrainConfig
 from mlxhog.display import card
+from mlxhog.display.record import command_lines
 from mlxhog.models import families
 from mlxhog.models.adapters import LoRA
 from mlxhog.progress import Result
@@ -168,3 +173,12 @@ def test_the_card_of_a_merged_model_names_its_base_and_no_adapter(tmp_path, monk
     assert 'base_model: "base"' in written
     assert "library_name: transformers" in written
     assert "LoRA" not in written
+
+
+def test_a_value_that_begins_with_a_dash_is_read_again():
+    part = CommandRecord(from_step=0, to_step=3, options={"document_separator": "---"})
+    ((_, line),) = command_lines("a-run", [part], {})
+    program, command, *words = shlex.split(line)
+    assert (program, command) == ("mlxhog", "train")
+    flags = Flags("train", "", [OptionGroup(TrainConfig, merged=True)])
+    assert flags.parse(words)[0]["document_separator"][0] == "---"

@@ -198,6 +198,12 @@ def test_the_scale_marks_a_value_between_its_neighbours(value, left, right):
         assert all(len(line) <= 64 for line in scale(odd, PROGRESS.baselines))
 
 
+def test_a_progress_is_json_whatever_the_run_does():
+    doing = replace(PROGRESS, phase=PhaseStatus(Phase.EVALUATING, 38))
+    assert json.loads(json.dumps(doing.to_json(), allow_nan=False))["phase"] == "evaluating 38 %"
+    assert PROGRESS.to_json()["phase"] is None
+
+
 def test_plain_lines_come_at_most_every_interval_and_messages_and_activities_once():
     seconds = iter(float(t) for t in range(1000))
     stream = io.StringIO()

@@ -21,7 +21,6 @@ Main options:
     budget study objective limit prune dry_run json
 """
 
-import shlex
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.base import disk
 from mlxhog.cli.frame import CommandResult, command, command_line, option
 from mlxhog.cli.frame.flags import OptionGroup, Plugins, Quiet
-from mlxhog.config.options import options
 from mlxhog.config.sources import ConfigSource
 from mlxhog.errors import INTERRUPTED
 from mlxhog.mad import api
@@ -76,12 +74,11 @@ def run_session(study: "Study", how: ExecutionConfig, config: SessionOptions) ->
     state = {"budget": "the budget is used up"}.get(status, status)
     lacks = disk.note(store.directory, disk.FILES_ALONE)
     text: list[Any] = [payload | {"status": state}, *filter(None, [lacks])]
-    default = options(type(how))["studies_dir"].default
-    name = shlex.quote(store.name if how.studies_dir == default else str(store.directory))
+    name = store.word
     if payload["runs"]["failed"]:
         text.append(
-            f"failed runs: reasons in {how.studies_dir}/{store.name}/runs.jsonl, and logs/ beside "
-            f"it; again with mlxhog mad resume {name}"
+            f"failed runs: reasons in {store.directory}/runs.jsonl, and logs/ beside it; again "
+            f"with mlxhog mad resume {name}"
         )
     if status != "done":  # its budget is used up
         flags = command_line(how, leave_out=("budget", "studies_dir"))

@@ -46,10 +46,10 @@ def state_line(progress: StudyProgress) -> str:
     if best is not None:
         lacks = f" ({len(best.missing)} runs missing)" if best.missing else ""
         bits = best.measures.get("val_bits_per_byte")
-        value = (
-            score(best.selection_score, best.interval) if bits is None else f"{bits:.3f} bits/byte"
-        )
-        parts.append(f"best {value}{lacks} {compact(best.layers)}")
+        own = best.selection_score if best.objective is None else best.score
+        value = score(own, best.interval) if bits is None else f"{bits:.3f} bits/byte"
+        beyond = ", beyond its limits" * bool(best.beyond)
+        parts.append(f"best {value}{lacks}{beyond} {compact(best.layers)}")
     return "  ".join(parts)
 
 

@@ -28,7 +28,7 @@ from mlxhog.arena.published import Float32
 from mlxhog.base import locks, mapped, plain_json, plain_yaml, reading, tensors, typed
 from mlxhog.base.durable import append_lines, disk_errors, replace_file
 from mlxhog.base.inside import refuse_links, subfolder
-from mlxhog.base.paths import expanded
+from mlxhog.base.paths import expanded, path_from_here, quoted
 from mlxhog.config.plugins import recalled, same_files
 from mlxhog.errors import CheckpointError, ConfigError, StudyError, did_you_mean
 from mlxhog.mad.options import Recipe
@@ -63,6 +63,13 @@ class Store:
         self.definition = directory / "study.yaml"
         self._tables = directory / "tables.safetensors"
         self._runs, self._proposals = directory / "runs.jsonl", directory / "candidates.jsonl"
+
+    @property
+    def word(self) -> str:
+        """The study as commands take it, without `--studies-dir`; quoted for a shell."""
+        if self.directory.parent.absolute() == ROOT.absolute():
+            return quoted(self.name)
+        return quoted(path_from_here(self.directory))
 
     @property
     def exists(self) -> bool:
@@ -273,7 +280,7 @@ def store_of(study: StudyDefinition, root: str | Path, name: str) -> Store:
         raise StudyError(
             f"{store.directory} holds another study:\n"
             + "\n".join(differences)
-            + f"\ngive another --study, or continue it unchanged: mlxhog mad resume {store.name}"
+            + f"\ngive another --study, or continue it unchanged: mlxhog mad resume {store.word}"
         )
     return store
 

@@ -19,6 +19,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from mlxhog.backends.inference import InferenceModel
+from mlxhog.base.paths import quoted
 from mlxhog.base.resources import shortage
 from mlxhog.checkpoint import checkpoint, formats, manifest
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
@@ -158,13 +159,14 @@ class ServedModel:
         opened = formats.open(path, base=base)
         if opened.config.adapter is None:
             raise ConfigError(
-                f"{path} is a whole model, not an adapter; serve it by itself: mlxhog serve {path}"
+                f"{path} is a whole model, not an adapter; serve it by itself: mlxhog serve "
+                f"{quoted(path)}"
             )
         own, there = opened.text_tokenizer(), self.model.tokenizer
         if (own.sha256, own.bos) != (there.sha256, there.bos):
             raise ConfigError(
                 f"{path} has another tokenizer than {base.title}; serve it by itself: mlxhog serve "
-                f"{path}"
+                f"{quoted(path)}"
             )
         adapted, faults = self._follower.backend.with_adapter(opened.config, opened.tensors)
         refuse_not_finite(faults, path)

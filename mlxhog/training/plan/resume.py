@@ -121,7 +121,7 @@ class Resumption:
             raise ConfigError(
                 f"the run {run.directory} is done: {ended}; give "
                 "a further budget with --steps, --tokens or --time: mlxhog train --resume "
-                f"{config.resume} --steps {own['steps'] or 1000}"
+                f"{quoted(run.directory)} --steps {own['steps'] or 1000}"
             )
         return cls(replace(config, **own), run, saved, budget)
 

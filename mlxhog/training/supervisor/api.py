@@ -177,8 +177,7 @@ def _of_run(spec: str, layers: list[ConfigSource]) -> ConfigSource:
     """The stored options of a run that a resume inherits.
 
     Its budget is not inherited: the checkpoint holds the rest. Nor are its initial weights, since
-    it has its own. A new optimizer gets a new learning rate. A new optimizer or strategy, or new
-    workers, decide the values of "auto" again.
+    it has its own.
     """
     from mlxhog.checkpoint.run import find
 
@@ -186,7 +185,22 @@ def _of_run(spec: str, layers: list[ConfigSource]) -> ConfigSource:
     run = find(spec, Path(root))
     run.refuse_links()
     stored = run.options(data=_last(layers, "data"))
-    left_out, changed = {*BUDGETS, *INITIAL_WEIGHTS}, set()
+    left_out = {*BUDGETS, *INITIAL_WEIGHTS, *decided_anew(stored, layers, run.automatic())}
+    # The checkpoint has a model and a tokenizer of its own.
+    files = [name for name in ("model", "tokenizer") if name in stored]
+    left_out.update(name for name in files if _is_lost(str(stored[name][0])))
+    return {name: value for name, value in stored.items() if name not in left_out}
+
+
+def decided_anew(
+    stored: ConfigSource, layers: Sequence[ConfigSource], automatic: Iterable[str]
+) -> set[str]:
+    """Return which stored options of a run the layers over them decide anew.
+
+    A new optimizer gets a new learning rate. A new optimizer or strategy, or new workers, decide
+    the values of "auto" again, which a run stores resolved: `automatic` are their names.
+    """
+    left_out, changed = set[str](), set[str]()
     for chosen in CHOSEN.values():
         if _name(layers, chosen) not in (None, _name([stored], chosen)):
             changed.add(chosen.title)
@@ -201,11 +215,8 @@ def _of_run(spec: str, layers: list[ConfigSource]) -> ConfigSource:
     if _last(layers, "workers") not in (None, _last([stored], "workers")):
         changed.add("workers")
     if changed or _name([stored], STRATEGIES) is None:
-        left_out.update(run.automatic())
-    # The checkpoint has a model and a tokenizer of its own.
-    files = [name for name in ("model", "tokenizer") if name in stored]
-    left_out.update(name for name in files if _is_lost(str(stored[name][0])))
-    return {name: value for name, value in stored.items() if name not in left_out}
+        left_out.update(automatic)
+    return left_out
 
 
 def _is_lost(spec: str) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.process import WatchedTime
+from mlxhog.base.paths import quoted
 from mlxhog.checkpoint.run import RUNNING
 from mlxhog.errors import (
     CheckpointError,
@@ -171,7 +172,7 @@ class Ending:
             text = f"its last steps could not be saved: {text_of(lost)}"
         else:
             run = self.reporter.run.directory
-            text = f"saved {path}, resume with mlxhog train --resume {run}"
+            text = f"saved {path}, resume with mlxhog train --resume {quoted(run)}"
         if isinstance(error, MlxhogError):
             error.say_more(text)
         else:

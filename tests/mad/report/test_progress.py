@@ -39,6 +39,10 @@ def test_runs_time_and_best_are_a_line_and_what_is_not_known_yet_is_a_dash():
         "study first  17 of 24 runs (71%)  04:12  ETA 06:10  1 diverged  1 failed  "
         "best 0.831 ± 0.021 (2 runs missing) gated-conv swiglu"
     )
+    beyond = replace(PROGRESS.best, objective=-1e9, beyond=("params <= 1k",))
+    assert "best 0.831 ± 0.021 (2 runs missing), beyond its limits gated-conv" in state_line(
+        replace(PROGRESS, best=beyond)
+    )
     nothing_yet = StudyProgress(study="first", done=0, total=None)
     assert state_line(nothing_yet) == "study first  0 runs  00:00  ETA -"
 

@@ -29,9 +29,10 @@ from mlxhog.mad.run import params
 from mlxhog.mad.study import final, session
 from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.scheduler import seconds_used
-from mlxhog.mad.study.store import open_store
+from mlxhog.mad.study.store import Store, open_store
 from mlxhog.mad.tasks.text import TEXT_TASK, score_of
 from mlxhog.mad.training import text
+from mlxhog.mad.winner import elected
 from mlxhog.models.layers import at_width
 from mlxhog.models.mad.sequence import parse
 from tests.cli.command import told
@@ -236,6 +237,21 @@ def test_another_optimizer_has_its_own_rate_and_decay_on_the_tasks_beside_text(g
 
     assert recipes("lm:9000tok+smoke") == recipes("smoke")
     assert recipes("lm:9000tok+smoke", "depo") == recipes("smoke", "depo")
+
+
+def test_only_candidates_within_the_limits_vote_with_their_scores(tmp_path):
+    study, _ = searched(tmp_path, prune=False, limit=("decode_tokens_per_s >= 600",))
+    within = {row.candidate: row.score for row in study if not row.beyond}
+    assert 0 < len(within) < len([*study])
+    voters = elected(study.store)["voters"]
+    assert voters
+    assert all(voter["score"] == within[voter["layers"]] for voter in voters)
+
+
+def test_a_study_is_named_as_commands_find_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path, word in (("studies/one", "one"), ("my studies/one", "'my studies/one'")):
+        assert Store(tmp_path / path).word == word
 
 
 def test_bits_per_byte_alone_lead_to_a_final_and_a_part_of_a_space_is_drawn(here):
