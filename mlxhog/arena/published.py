@@ -165,12 +165,17 @@ class Snapshots:
 
     def newest(self) -> Snapshot | None:
         """Number, time and updates of the newest snapshot; None before the first."""
+        newest = self._newest()
+        return None if newest is None else newest[0]
+
+    def _newest(self) -> tuple[Snapshot, int] | None:
+        """The newest snapshot, and the counter of its memory."""
         while (number := self.number()) != 0:
             before, row = self._counter(number), (number + 1) % 2
             values = (self._words[name, row] for name in ("oldest", "version", "time_ns"))
             snapshot = Snapshot(number, *values)
             if before is not None and self._counter(number) == before and self.number() == number:
-                return snapshot
+                return snapshot, before
         return None
 
     def read(self, out: Float32) -> Snapshot | None:
@@ -178,10 +183,10 @@ class Snapshots:
 
         Concurrency: never waits; it repeats the read if the snapshot was written meanwhile.
         """
-        while (snapshot := self.newest()) is not None:
-            before = self._counter(snapshot.number)
+        while (newest := self._newest()) is not None:
+            snapshot, before = newest
             _native.read(out, self.floats(snapshot.number)[: out.size])
-            if before is not None and self._counter(snapshot.number) == before:
+            if self._counter(snapshot.number) == before:
                 return snapshot
         return None
 

@@ -126,7 +126,8 @@ def replace_file(path: Path, content: bytes) -> None:
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """Rename the `.part` file that the block creates to `path`."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    # Processes of containers that share a disk may have the same id.
+    part = path.with_name(f"{path.name}.{os.urandom(6).hex()}.part")
     try:
         yield part
         os.replace(part, path)

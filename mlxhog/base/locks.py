@@ -168,19 +168,22 @@ def require_held(folder: Path) -> None:
     """Raise EnvironmentLacks if this process held a folder, and another machine has taken it.
 
     That happens after `HEARTBEAT_TIMEOUT_S` without a heartbeat: this machine sleeps, or its
-    network is cut off.
+    network is cut off. The other one may have ended since.
     """
-    own = _held.get(os.path.realpath(folder))
+    real = os.path.realpath(folder)
+    own = _held.get(real)
     other = _read(folder)
-    if own is not None and other is not None and other != own:
+    is_another = other is not None and other != own
+    if own is not None and (is_another or real in _lost):
         raise EnvironmentLacks(
-            f"{folder} now belongs to {other}: this process had no heartbeat for "
-            f"{HEARTBEAT_TIMEOUT_S:g} s (did its machine sleep?), so it writes no more there; stop "
-            "one of the two"
+            f"{folder} now belongs to {other if is_another else 'nobody'}: this process had no "
+            f"heartbeat for {HEARTBEAT_TIMEOUT_S:g} s (did its machine sleep?), so it writes no "
+            "more there; see which of the two has the newer files"
         )
 
 
 _held: dict[str, Holder] = {}  # by real paths of the folders that this process holds
+_lost = set[str]()  # of them, those whose record was gone after a time without heartbeats
 
 
 def _try(file: IO[Any], path: Path, kind: int, patience_s: float) -> IO[Any] | None:
@@ -233,16 +236,19 @@ def _claim(
 
 @contextlib.contextmanager
 def _kept(folder: Path, own: Holder, record: int) -> Iterator[None]:
-    over = threading.Event()
+    over, real = threading.Event(), os.path.realpath(folder)
 
     def beat() -> None:
+        last_s = time.time()  # with the time in which the machine slept
         while not over.wait(HEARTBEAT_S):
             with contextlib.suppress(OSError):
+                if time.time() - last_s > HEARTBEAT_TIMEOUT_S and not (folder / RECORD).exists():
+                    _lost.add(real)
                 os.utime(record)
+                last_s = time.time()
 
     thread = threading.Thread(target=beat, name="mlxhog-lock", daemon=True)
     thread.start()
-    real = os.path.realpath(folder)
     _held[real] = own
     try:
         yield
@@ -251,6 +257,7 @@ def _kept(folder: Path, own: Holder, record: int) -> Iterator[None]:
         thread.join()
         os.close(record)
         _held.pop(real, None)  # a folder that was made again has been locked twice
+        _lost.discard(real)
         with contextlib.suppress(OSError):  # the folder may have been moved or removed
             if _read(folder) == own:
                 (folder / RECORD).unlink()

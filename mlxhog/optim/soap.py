@@ -75,25 +75,26 @@ class Soap(BesideAdamW):
         self.adamw.update(target, rest, step)
         t = max(1, step.count - 1)
         correction = math.sqrt(1.0 - self.beta2**t) / (1.0 - self.decay1**t)
-        us = self._directions(target, hidden, t, step.grad_scale)
+        us = self._directions(target, hidden, step)
         # `write` decays by its learning rate times weight_decay; the decay here is by lr.
         decay = self.weight_decay / correction
         write(target, us, step, lr=step.lr * correction, weight_decay=decay)
 
     def _directions(
-        self, target: UpdateTarget, pairs: list[tuple[Slot, Float32]], t: int, grad_scale: float
+        self, target: UpdateTarget, pairs: list[tuple[Slot, Float32]], step: UpdateStep
     ) -> Iterator[tuple[Slot, Float32]]:
         """Update the state of each hidden matrix; yield its direction, but for a first gradient."""
         import numpy as np
 
+        t = max(1, step.count - 1)
         for slot, grad in pairs:
-            g, v = np.float32(grad_scale) * grad, target.state("v", slot)
+            g, v = np.float32(step.grad_scale) * grad, target.state("v", slot)
             sides = [
                 (target.state(second, slot), target.state(basis, slot), axis)
                 for second, basis, axis in BASES
                 if slot.name in target.places[second]
             ]
-            if moves := _have_bases(sides):
+            if moves := _have_bases(sides) and (bool(sides) or step.count > 1):
                 yield slot, self._direction(target.state("m", slot), v, g, sides)
             for second, basis, axis in sides:
                 second *= self.beta2

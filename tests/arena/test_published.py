@@ -1,5 +1,6 @@
 """The copies a run publishes: whoever dies or stops at whatever moment, the others go on."""
 
+import itertools
 import time
 from contextlib import contextmanager
 
@@ -91,6 +92,21 @@ def test_a_publisher_killed_amid_a_copy_leaves_the_last_one(arena):
     assert take(copies) == (1, [1])
     copies.publish(filled(2))  # whoever goes on writes over what is half done
     assert take(copies) == (2, [2])
+
+
+def test_a_reader_that_is_overtaken_before_it_copies_names_what_it_has(arena, monkeypatch):
+    for looks in range(1, 4):  # before its number and counter are known, or after
+        copies, counter, calls = Snapshots(arena), Snapshots(arena)._counter, itertools.count(1)
+        copies.publish(filled(1))
+
+        def overtaken(number, counter=counter, calls=calls, looks=looks):
+            if next(calls) == looks:
+                for value in (2, 3):
+                    Snapshots(arena).publish(filled(value))
+            return counter(number)
+
+        monkeypatch.setattr(copies, "_counter", overtaken)
+        assert take(copies) == (3, [3])
 
 
 @pytest.mark.slow

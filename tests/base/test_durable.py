@@ -46,6 +46,20 @@ def test_on_macos_a_checkpoint_passes_the_drives_cache_if_it_can(tmp_path, flush
         assert flushed == calls
 
 
+def test_of_two_that_replace_a_file_at_once_neither_takes_the_others_part(tmp_path, monkeypatch):
+    path, replace = tmp_path / "run.json", os.replace
+
+    def beside(source, target):
+        monkeypatch.setattr(os, "replace", replace)
+        durable.replace_file(path, b"second")  # of a process of the same id, in another container
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", beside)
+    durable.replace_file(path, b"first")
+    assert path.read_bytes() == b"first"
+    assert [one.name for one in tmp_path.iterdir()] == ["run.json"]
+
+
 def test_content_is_on_disk_before_its_name_and_that_before_use(tmp_path, flushed, monkeypatch):
     replace = os.replace
 

@@ -129,6 +129,20 @@ def test_a_holder_gives_signs_of_life_and_knows_when_another_machine_has_taken_i
     assert locks.holder(tmp_path) == THERE
 
 
+def test_a_holder_that_slept_while_another_took_its_folder_and_ended_writes_no_more(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.01)
+    with locks.lock(tmp_path, RunError):
+        (tmp_path / RECORD).unlink()
+        locks.require_held(tmp_path)
+        monkeypatch.setattr(locks, "HEARTBEAT_TIMEOUT_S", -1)  # each beat is too late
+        with pytest.raises(EnvironmentLacks, match="now belongs to nobody"):
+            wait_until(lambda: locks.require_held(tmp_path))
+    with locks.lock(tmp_path, RunError):
+        locks.require_held(tmp_path)
+
+
 def test_a_folder_that_was_removed_or_renamed_meanwhile_is_locked_again(tmp_path):
     folder, moved = tmp_path / "run", tmp_path / "moved"
     folder.mkdir()

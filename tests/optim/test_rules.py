@@ -216,6 +216,17 @@ def test_steps_are_those_of_the_formula(name, formula):
     np.testing.assert_allclose(parameter(flat, MATRIX), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_soap_without_bases_takes_steps_of_the_learning_rate_after_the_first(monkeypatch):
+    monkeypatch.setattr("mlxhog.optim.soap.MAX_SIDE", 2)
+    before = parameter(initial(), MATRIX)
+    for steps in range(1, 5):
+        flat, _ = trained(PLAIN["soap"](weight_decay=0.0), steps, lr=LR, grads=lambda step: {
+            "matrix": np.full(MATRIX.shape, 3.0, np.float32)
+        })  # fmt: skip
+        moved = before - parameter(flat, MATRIX)
+        np.testing.assert_allclose(moved, (steps - 1) * LR, rtol=1e-4, atol=1e-6)
+
+
 TORCH = {
     "sgd": (SGD(weight_decay=DECAY), torch.optim.SGD, {}),
     "momentum": (Momentum(momentum=0.8, weight_decay=DECAY), torch.optim.SGD, {"momentum": 0.8}),

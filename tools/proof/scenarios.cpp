@@ -316,6 +316,16 @@ Scenario dealt() {
                          {{[] { deal(0, 1); }, kMortal}, {supervise}});
 }
 
+Scenario dealt_orphan() {
+  const Body takes = [] {
+    TicketLedger tickets = ledger(2);
+    require(tickets.claim_exact(0, 1), "a ticket was refused that nobody had");
+    apply(tickets, 0, 1);
+  };
+  return ledger_scenario("dealt orphan", "a dealt ticket is taken for an orphan: its worker gets it all the same",
+                         {{takes}, {[] { sweep(2); }}});
+}
+
 Scenario round_robin() {
   const Body second = [] {
     TicketLedger tickets = ledger(2);
@@ -342,8 +352,9 @@ Scenario budget() {
   return s;
 }
 
-constexpr proof::Make kScenarios[] = {exclusion, takeover, replacement, orphaned, swept, laps, slow_claimer, death,
-                               checkpoint, watcher, given_back, returns_race, unannounced, dealt, round_robin, budget};
+constexpr proof::Make kScenarios[] = {exclusion,   takeover, replacement, orphaned,     swept,       laps,
+                                      slow_claimer, death,    checkpoint,  watcher,      given_back,  returns_race,
+                                      unannounced,  dealt,    dealt_orphan, round_robin, budget};
 
 }  // namespace
 

@@ -120,10 +120,11 @@ bool TicketLedger::claim_exact(uint64_t ticket, uint32_t owner) {
   // First: a lease at or above `next` would be invisible to `reap`.
   raise(&words_->next.value, ticket + 1);
   const uint64_t leased = word(ticket, TicketState::kLeased, owner);
-  const uint64_t now = load(slot(ticket));
-  if (state_in(now, ticket) == TicketState::kReturned) return cas(slot(ticket), now, leased);
   const auto free = free_word(ticket);
-  return free && cas(slot(ticket), *free, leased);
+  if (free && cas(slot(ticket), *free, leased)) return true;
+  // It has come back, or was just taken for an orphan and returned.
+  const uint64_t now = load(slot(ticket));
+  return state_in(now, ticket) == TicketState::kReturned && cas(slot(ticket), now, leased);
 }
 
 bool TicketLedger::begin_apply(uint64_t ticket, uint32_t owner) {
