@@ -41,6 +41,9 @@ from mlxhog.nn.padding import SkippingOps, gather
 
 State = Sequence[Sequence[Any]]
 
+MAX_VALUE = 1e18
+"""Larger inputs of a layer count as infinite: the products of two overflow in its sums."""
+
 
 class Stack:
     """Some blocks of a language model, one after another.
@@ -171,8 +174,9 @@ class LayersBase:
 
         Returns:
             The output, like x but of width `hidden_size` and 0 at padding; and the state of every
-            row after its last valid position. From the first input of a row on that is not finite
-            the output is NaN, and the state is that of zeros in its place.
+            row after its last valid position. From the first position of a row on where the
+            input of a layer is not finite, or above `MAX_VALUE`, the output is NaN, and the state
+            of that layer and of the next ones is that of zeros in its place.
 
         Raises:
             ShapeError: x, state, lengths or mask have another shape.
@@ -225,10 +229,16 @@ class LayersBase:
             ops = cast(Ops, skipping := SkippingOps(ops, is_valid.sum(1), x))
             padded = skipping.padded[..., None]
             x = xp.where(padded, 0.0, x)
-        # A matmul of a chunk would carry NaN back to earlier positions: 0 times NaN is NaN.
-        not_finite = xp.where(x - x == 0, 0.0, 1.0).sum(-1)
-        is_nan = (xp.cumsum(not_finite, 1) > 0)[..., None]
-        x = xp.where(is_nan, 0.0, x)
+        n_wrong: Array = 0.0  # (B, S), values up to there that are not finite
+
+        def finite(x: Array) -> Array:
+            # A matmul of a chunk would carry NaN back to earlier positions: 0 times NaN is NaN.
+            nonlocal n_wrong
+            wrong = xp.where(xp.abs(x) < MAX_VALUE, 0.0, 1.0).sum(-1)
+            n_wrong = n_wrong + xp.cumsum(wrong, 1)
+            return xp.where((n_wrong > 0)[..., None], 0.0, x)
+
+        x = finite(x)
         ctx = ForwardContext(ops, stack.cfg.norm_eps, masks=masks or None)
         if "input_proj.weight" in params:
             x = ctx.linear(x, params, "input_proj")
@@ -236,9 +246,10 @@ class LayersBase:
         after = []
         for k, block in enumerate(stack.blocks):
             before = None if state is None else tuple(state[k])
+            x = finite(x) if k else x
             x, end = model.run_block(stack.cfg, block, by_model_name, x, before, ctx)
             after.append(end)
-        x = xp.where(is_nan, math.nan, x)
+        x = xp.where((n_wrong > 0)[..., None], math.nan, x)
         if order is not None:
             x = gather(xp.where(padded, 0.0, x), np.argsort(order, axis=1), xp)
         return x, tuple(after)
