@@ -19,6 +19,7 @@ A state is a tuple with one entry per layer, a tuple of float32 arrays with rows
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -27,13 +28,14 @@ from typing import Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.backends.inference import check_tokens
 from mlxhog.checkpoint import formats
 from mlxhog.errors import ConfigError, ShapeError
 from mlxhog.models import families, model
 from mlxhog.models.checkpoint_names import to_ours
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.layers.layer import ForwardContext, linear_params
-from mlxhog.models.ops.arrays import Array
+from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.spec import ParamSpec
@@ -363,3 +365,20 @@ def read_model(
         values = families.init_params(cfg, seed)
     families.check_language_model(cfg)
     return cfg, values
+
+
+def check_input(cfg: ModelConfig, tokens: Array, state: Any, xp: Arrays) -> None:
+    """Refuse tokens (B, S) that a language model cannot read after a state.
+
+    Tokens that are traced, as in `mx.compile` and `vmap`, have no values to check.
+
+    Raises:
+        DataError: there is no token, or a token is outside the vocabulary.
+        ConfigError: there are more tokens than the model has positions.
+    """
+    count = 0
+    with suppress(ValueError, RuntimeError):  # of a traced array in MLX and in PyTorch
+        check_tokens(xp.numpy(tokens), cfg.vocab_size)
+        if cfg.position != "none" and state is not None:
+            count = int(xp.numpy(state[0][0]).max())  # of tokens that were read before
+    families.check_length(cfg, count + tokens.shape[1])

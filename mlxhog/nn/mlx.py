@@ -100,7 +100,9 @@ class LanguageModel(Module):
         """As `forward` of `mlxhog.nn.torch.LanguageModel`."""
         own: dict[str, array] = dict(tree_flatten(cast(Any, self).parameters()))
         params = {self._names[name]: value for name, value in own.items()}
-        return lm.logits(self.architecture, params, tokens, state, ops=_ops(self.kernels))
+        ops = _ops(self.kernels)
+        layers.check_input(self.architecture, tokens, state, ops.xp)
+        return lm.logits(self.architecture, params, tokens, state, ops=ops)
 
 
 def _ops(kernels: str) -> Ops:

@@ -109,6 +109,10 @@ class LanguageModel(nn.Module):
         """Return the logits (B, S, V) of tokens (B, S), and the state after the last position.
 
         The state is that of an earlier call for the same rows; None is the start.
+
+        Raises:
+            DataError: there is no token, or a token is outside the vocabulary.
+            ConfigError: there are more tokens than the model has positions.
         """
         return logits_and_state(self, self.architecture, tokens, state, kernels=self.kernels)
 
@@ -137,6 +141,9 @@ def logits_and_state(
     It computes in float32; parameters of another type are converted.
     """
     ops = choose("torch", kernels, tokens.device.type)
+    is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if not (is_traced or torch.compiler.is_compiling()):
+        layers.check_input(architecture, tokens, state, ops.xp)
     params = {name: value.float() for name, value in module.named_parameters()}
     with torch.autocast(tokens.device.type, enabled=False):
         return lm.logits(architecture, params, tokens, state, ops=ops)
