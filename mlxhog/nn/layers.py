@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from mlxhog.backends.inference import check_tokens
 from mlxhog.checkpoint import formats
 from mlxhog.errors import ConfigError, ShapeError
-from mlxhog.models import families, model
+from mlxhog.models import families, lm, model
 from mlxhog.models.checkpoint_names import to_ours
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.layers.layer import ForwardContext, linear_params
@@ -382,3 +382,13 @@ def check_input(cfg: ModelConfig, tokens: Array, state: Any, xp: Arrays) -> None
         if cfg.position != "none" and state is not None:
             count = int(xp.numpy(state[0][0]).max())  # of tokens that were read before
     families.check_length(cfg, count + tokens.shape[1])
+
+
+def draw_masks(
+    cfg: ModelConfig, tokens: Array, drop: Callable[..., Array]
+) -> dict[str, Array] | None:
+    """Draw the dropout masks of a language model for tokens (B, S); `drop` is `LayersBase.drop`."""
+    return {
+        site: drop((*tokens.shape, width), rate, tokens)
+        for site, (width, rate) in lm.dropout_sites(cfg).items()
+    } or None

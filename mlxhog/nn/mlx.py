@@ -35,11 +35,17 @@ from mlxhog.nn.layers import read_model
 __all__ = ["MLSTM", "SLSTM", "LanguageModel", "XLSTMBlock", "set_threads"]
 
 
+def _drop(shape: tuple[int, ...], rate: float, like: array) -> array:
+    """Draw a mask of dropout."""
+    return mx.random.bernoulli(1 - rate, shape) / (1 - rate)
+
+
 class Layers(layers.LayersBase, Module):
     """The parameters and computation of all modules."""
 
     __call__ = layers.LayersBase.forward
     batch_first = True
+    drop = staticmethod(_drop)
 
     def start(self) -> None:
         """Create the parameters of some layers; their values depend on `mx.random.seed`."""
@@ -52,10 +58,6 @@ class Layers(layers.LayersBase, Module):
         """Return the parameters by the package's names, and the operators."""
         tree: dict[str, array] = dict(tree_flatten(cast(Any, self).parameters()))
         return {name: tree[_own(name)] for name in self.stack.parameters}, _ops(self.kernels)
-
-    def drop(self, shape: tuple[int, ...], rate: float, like: array) -> array:
-        """Draw a mask of dropout."""
-        return mx.random.bernoulli(1 - rate, shape) / (1 - rate)
 
     def load_weights(self, file_or_weights: Any, strict: bool = True) -> Module:
         """Load parameters by name, like `mlx.nn.Module.load_weights`.
@@ -102,7 +104,8 @@ class LanguageModel(Module):
         params = {self._names[name]: value for name, value in own.items()}
         ops = _ops(self.kernels)
         layers.check_input(self.architecture, tokens, state, ops.xp)
-        return lm.logits(self.architecture, params, tokens, state, ops=ops)
+        masks = layers.draw_masks(self.architecture, tokens, _drop) if self.training else None
+        return lm.logits(self.architecture, params, tokens, state, ops=ops, masks=masks)
 
 
 def _ops(kernels: str) -> Ops:

@@ -1,5 +1,6 @@
 """What `LanguageModel` promises in both frameworks: tokens that fit, transformations, dropout."""
 
+from dataclasses import replace
 from importlib import import_module
 
 import mlx.core as mx
@@ -68,3 +69,40 @@ def test_transformations_of_torch_trace_a_model():
         ]
         for result in results:
             assert_close(result, model(ids)[0], LOGITS_F32)
+
+
+DROPPING = families.read(
+    {"model_type": "xlstm_v1", "vocab_size": 10, "hidden_size": 16, "num_hidden_layers": 2}
+    | {"mlstm_block": {"mlstm": {"num_heads": 2}}, "dropout": 0.5}
+)
+
+
+@both
+def test_dropout_of_a_model_drops_while_training_alone_and_by_the_frameworks_seed(side):
+    ids, model = np.arange(10, dtype=np.int32).reshape(2, 5), make(side, DROPPING)
+    plain = make(side, replace(DROPPING, dropout=0.0))
+    expected, _ = side.run(plain, ids)
+    side.seed(1)
+    first, _ = side.run(model, ids)
+    second, _ = side.run(model, ids)
+    side.seed(1)
+    again, _ = side.run(model, ids)
+    np.testing.assert_array_equal(again, first)
+    assert (first != second).any()
+    model.eval()
+    np.testing.assert_array_equal(side.run(model, ids)[0], expected)
+
+
+@pytest.mark.slow
+def test_dropout_of_an_export_drops_while_training_alone():
+    pytest.importorskip("transformers", reason="the extra [peers]")
+    own = import_module("mlxhog.nn.modeling_torch")
+    fields = DROPPING.to_dict() | {"family": DROPPING.model_type}
+    del fields["model_type"]
+    model, ids = own.MlxhogForCausalLM(own.MlxhogConfig(**fields)), torch.arange(10).reshape(2, 5)
+    padded = {"attention_mask": torch.tensor([[1] * 5, [0] + [1] * 4])}
+    for how in ({}, padded):
+        model.train()
+        assert not torch.equal(model(ids, **how).logits, model(ids, **how).logits)
+        model.eval()
+        assert torch.equal(model(ids, **how).logits, model(ids, **how).logits)
