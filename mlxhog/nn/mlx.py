@@ -68,7 +68,7 @@ class Layers(layers.LayersBase, Module):
         if isinstance(file_or_weights, str | Path):
             file_or_weights = list(cast(Any, mx.load(str(file_or_weights))).items())
         package = {_own(name): name for name in self.stack.parameters}
-        arrays = {package.get(k, k): np.asarray(x, np.float32) for k, x in file_or_weights}
+        arrays = {package.get(k, k): _float32(x) for k, x in file_or_weights}
         own = [(_own(name), mx.array(x)) for name, x in self.stack.translate(arrays).items()]
         return Module.load_weights(self, own, strict)
 
@@ -106,6 +106,11 @@ class LanguageModel(Module):
         layers.check_input(self.architecture, tokens, state, ops.xp)
         masks = layers.draw_masks(self.architecture, tokens, _drop) if self.training else None
         return lm.logits(self.architecture, params, tokens, state, ops=ops, masks=masks)
+
+
+def _float32(x: Any) -> NDArray[np.float32]:
+    """Return an array of MLX, maybe of bfloat16, which NumPy lacks, or of NumPy."""
+    return np.asarray(x.astype(mx.float32) if isinstance(x, array) else x, np.float32)
 
 
 def _ops(kernels: str) -> Ops:
