@@ -48,16 +48,9 @@ def embed(cfg: ModelConfig, params: Params, tokens: Array, xp: Arrays) -> Array:
     return xp.float32(xp.embedding(params[families.embedding(cfg)], tokens))
 
 
-def dropout_masks(
-    cfg: ModelConfig, shape: tuple[int, ...], seed: int
-) -> dict[str, NDArray[np.float32]] | None:
-    """Draw the dropout masks of a batch (B, S) in NumPy, the same for all frameworks.
-
-    Returns:
-        Masks (B, S, width) float32 of 0 and 1 / (1 - rate) by site; None for a model without
-        dropout. The site of an adapter is the name of its A.
-    """
-    layout, masks = cfg.layout, dict[str, NDArray[np.float32]]()
+def dropout_sites(cfg: ModelConfig) -> dict[str, tuple[int, float]]:
+    """Return the width and the rate of every dropout site; an adapter's is the name of its A."""
+    layout = cfg.layout
     rates = {layout.embedding.name: layout.dropout}
     rates |= {part.name: part.dropout for part in layout.parts()}
     widths = dict.fromkeys(rates, cfg.hidden_size)
@@ -65,25 +58,39 @@ def dropout_masks(
         firsts = {n: one for n, one in layout.spec.items() if n.endswith(adapters.A)}
         widths |= {name: one.shape[1] for name, one in firsts.items()}
         rates |= dict.fromkeys(firsts, cfg.adapter.dropout)
-    for site, rate in rates.items():
-        if rate:
-            drawn = generator(f"{seed}:{site}").random((*shape, widths[site]), np.float32)
-            masks[site] = (drawn >= rate).astype(np.float32) / np.float32(1.0 - rate)
+    return {site: (widths[site], rate) for site, rate in rates.items() if rate}
+
+
+def dropout_masks(
+    cfg: ModelConfig, shape: tuple[int, ...], seed: int
+) -> dict[str, NDArray[np.float32]] | None:
+    """Draw the dropout masks of a batch (B, S) in NumPy, the same for all frameworks.
+
+    Returns:
+        Masks (B, S, width) float32 of 0 and 1 / (1 - rate) by site; None for a model without
+        dropout.
+    """
+    masks = dict[str, NDArray[np.float32]]()
+    for site, (width, rate) in dropout_sites(cfg).items():
+        drawn = generator(f"{seed}:{site}").random((*shape, width), np.float32)
+        masks[site] = (drawn >= rate).astype(np.float32) / np.float32(1.0 - rate)
     return masks or None
 
 
 def logits(
     cfg: ModelConfig, params: Params, tokens: Array, state: State | None = None, *, ops: Ops,
-    rows: Array | None = None, last: bool = False, hidden: list[Array] | None = None,
+    rows: Array | None = None, masks: Mapping[str, Array] | None = None, last: bool = False,
+    hidden: list[Array] | None = None,
 ) -> tuple[Array, State]:  # fmt: skip
     """Return the capped logits (B, S, V) of a sequence, and the state after the last position.
 
     The tokens (B, S) are integers in [0, V); a state of None is the initial one. Rows (B, S, width)
-    are those of the tokens' n-grams; None reads the tables among `params`. With `last` only the
-    last position has logits, (B, 1, V). `hidden` receives x after the embedding, every block and
-    the final norm.
+    are those of the tokens' n-grams; None reads the tables among `params`. `masks` are those of
+    dropout, as of `dropout_masks`. With `last` only the last position has logits, (B, 1, V).
+    `hidden` receives x after the embedding, every block and the final norm.
     """
-    x, after = _after_blocks(cfg, params, tokens, state, ops, rows=rows, hidden=hidden)
+    how: dict[str, Any] = {"rows": rows, "masks": masks, "hidden": hidden}
+    x, after = _after_blocks(cfg, params, tokens, state, ops, **how)
     y, cap = _raw_logits(cfg, params, x[:, -1:] if last else x, ops), cfg.output_logit_soft_cap
     if (tables := ngrams.of(cfg)) is not None:
         ids = tables.ids(tokens, state and state[0][0], ops.xp)

@@ -19,6 +19,7 @@ A state is a tuple with one entry per layer, a tuple of float32 arrays with rows
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -27,19 +28,41 @@ from typing import Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.backends.inference import check_tokens
 from mlxhog.checkpoint import formats
-from mlxhog.errors import ConfigError, ShapeError
-from mlxhog.models import families, model
+from mlxhog.errors import ConfigError, ShapeError, did_you_mean, shown
+from mlxhog.models import families, lm, model
 from mlxhog.models.checkpoint_names import to_ours
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.fields import described
 from mlxhog.models.layers.layer import ForwardContext, linear_params
-from mlxhog.models.ops.arrays import Array
+from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.spec import ParamSpec
+from mlxhog.models.xlstm_v1 import MLSTMLayerConfig, SLSTMLayerConfig
 from mlxhog.nn.padding import SkippingOps, gather
 
 State = Sequence[Sequence[Any]]
+
+MAX_VALUE = 1e18
+"""Larger inputs of a layer count as infinite: the products of two overflow in its sums."""
+
+OPTIONS = {
+    ("mlstm", "v1"): [*described(MLSTMLayerConfig), "chunk_size", "bias"],
+    ("slstm", "v1"): [*described(SLSTMLayerConfig)],
+    ("mlstm", "large"): [
+        "num_heads", "chunk_size", "use_bias", "qk_dim_factor", "v_dim_factor", "gate_soft_cap",
+        "norm_eps", "eps", "zero_init_residual",
+    ],
+}  # fmt: skip
+"""Options of a layer, by cell and variant."""
+
+BLOCK_OPTIONS = {
+    ("slstm", "v1"): ["feedforward"],
+    ("mlstm", "large"): ["ffn_proj_factor", "ffn_round_up_to_multiple_of"],
+}
+"""Those that only a block has."""
 
 
 class Stack:
@@ -95,28 +118,35 @@ def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
 
 
 def _config(
-    cell: str, variant: str, width: int, n: int, dropout: float, options: Mapping[str, Any]
-) -> ModelConfig:
+    cell: str, variant: str, width: int, n: int, dropout: float, options: Mapping[str, Any],
+    whole_blocks: bool = False,
+) -> ModelConfig:  # fmt: skip
     """Return the config of a language model of n blocks with these layers."""
+    if (cell, variant) not in OPTIONS:
+        raise ConfigError(
+            f"cell {cell!r} of variant {variant!r} does not exist; choose mlstm or slstm of v1, "
+            "the first paper's, or mlstm of large, that of xLSTM-7B"
+        )
+    known = OPTIONS[cell, variant] + whole_blocks * BLOCK_OPTIONS.get((cell, variant), [])
+    for name, value in options.items():
+        if name not in known:
+            near = did_you_mean(name, known) or f"; its options are {', '.join(known)}"
+            kind = f"{cell} {'block' if whole_blocks else 'layer'} of variant {variant}"
+            raise ConfigError(f"{name} is {shown(value)}, but the {kind} has no such option{near}")
     own = dict(options)
-    if (variant, cell) == ("large", "mlstm"):
+    if variant == "large":
         if dropout:
             raise ConfigError(f"dropout is {dropout}, but xLSTM Large has none; use variant v1")
         own = {"model_type": "xlstm", "num_heads": 4, **own}
-    elif variant == "v1" and cell in ("mlstm", "slstm"):
+    else:
         outer: dict[str, Any] = {k: own.pop(k) for k in ("bias", "chunk_size") if k in own}
-        ffn = own.pop("feedforward", {}) if cell == "slstm" else None
+        ffn = own.pop("feedforward", {}) if whole_blocks else None
         block: dict[str, Any] = {cell: own}
         if cell == "slstm":
             block["feedforward"] = None if ffn is None else {"dropout": dropout, **ffn}
         at = [*range(n)] if cell == "slstm" else []
         own = {"model_type": "xlstm_v1", "dropout": dropout, "slstm_at": at, f"{cell}_block": block}
         own |= outer
-    else:
-        raise ConfigError(
-            f"cell {cell!r} of variant {variant!r} does not exist; choose mlstm or slstm of v1, "
-            "the first paper's, or mlstm of large, that of xLSTM-7B"
-        )
     sizes = {"vocab_size": 1, "hidden_size": width, "num_hidden_layers": n}
     cfg = families.read(sizes | own, strict=True)
     if cfg.extra:
@@ -171,8 +201,9 @@ class LayersBase:
 
         Returns:
             The output, like x but of width `hidden_size` and 0 at padding; and the state of every
-            row after its last valid position. From the first input of a row on that is not finite
-            the output is NaN, and the state is that of zeros in its place.
+            row after its last valid position. From the first position of a row on where the
+            input of a layer is not finite, or above `MAX_VALUE`, the output is NaN, and the state
+            of that layer and of the next ones is that of zeros in its place.
 
         Raises:
             ShapeError: x, state, lengths or mask have another shape.
@@ -225,10 +256,16 @@ class LayersBase:
             ops = cast(Ops, skipping := SkippingOps(ops, is_valid.sum(1), x))
             padded = skipping.padded[..., None]
             x = xp.where(padded, 0.0, x)
-        # A matmul of a chunk would carry NaN back to earlier positions: 0 times NaN is NaN.
-        not_finite = xp.where(x - x == 0, 0.0, 1.0).sum(-1)
-        is_nan = (xp.cumsum(not_finite, 1) > 0)[..., None]
-        x = xp.where(is_nan, 0.0, x)
+        n_wrong: Array = 0.0  # (B, S), values up to there that are not finite
+
+        def finite(x: Array) -> Array:
+            # A matmul of a chunk would carry NaN back to earlier positions: 0 times NaN is NaN.
+            nonlocal n_wrong
+            wrong = xp.where(xp.abs(x) < MAX_VALUE, 0.0, 1.0).sum(-1)
+            n_wrong = n_wrong + xp.cumsum(wrong, 1)
+            return xp.where((n_wrong > 0)[..., None], 0.0, x)
+
+        x = finite(x)
         ctx = ForwardContext(ops, stack.cfg.norm_eps, masks=masks or None)
         if "input_proj.weight" in params:
             x = ctx.linear(x, params, "input_proj")
@@ -236,9 +273,10 @@ class LayersBase:
         after = []
         for k, block in enumerate(stack.blocks):
             before = None if state is None else tuple(state[k])
+            x = finite(x) if k else x
             x, end = model.run_block(stack.cfg, block, by_model_name, x, before, ctx)
             after.append(end)
-        x = xp.where(is_nan, math.nan, x)
+        x = xp.where((n_wrong > 0)[..., None], math.nan, x)
         if order is not None:
             x = gather(xp.where(padded, 0.0, x), np.argsort(order, axis=1), xp)
         return x, tuple(after)
@@ -255,8 +293,6 @@ class Recurrent(LayersBase):
         **options: Any,
     ) -> None:  # fmt: skip
         """Make the layers; the class names their options."""
-        if self.cell == "slstm":
-            options["feedforward"] = None
         cfg = _config(self.cell, variant, hidden_size, num_layers, dropout, options)
         self._set(Stack(cfg, range(num_layers), input_size), batch_first, kernels)
 
@@ -278,7 +314,8 @@ class MLSTMBase(Recurrent):
     The variant "v1" widens its input and has a convolution. Options are `num_heads` (4) and
     `chunk_size`, which changes only the speed; of "v1" `conv1d_kernel_size`, `qkv_proj_blocksize`,
     `proj_factor`, `round_proj_up_dim_up`, `round_proj_up_to_multiple_of` and `bias`; of "large"
-    `use_bias`, `qk_dim_factor`, `v_dim_factor`, `gate_soft_cap`, `norm_eps` and `eps`.
+    `use_bias`, `qk_dim_factor`, `v_dim_factor`, `gate_soft_cap`, `norm_eps`, `eps` and
+    `zero_init_residual`.
     """
 
     cell = "mlstm"
@@ -304,7 +341,7 @@ class XLSTMBlockBase(LayersBase):
         """
         if not 0 <= index < of:
             raise ConfigError(f"block {index} of {of} does not exist; count blocks from 0")
-        cfg = _config(cell, variant, hidden_size, of, dropout, options)
+        cfg = _config(cell, variant, hidden_size, of, dropout, options, whole_blocks=True)
         stack = Stack(cfg, (index,), hidden_size, whole_blocks=True)
         self._set(stack, batch_first, kernels)
 
@@ -352,3 +389,30 @@ def read_model(
         values = families.init_params(cfg, seed)
     families.check_language_model(cfg)
     return cfg, values
+
+
+def check_input(cfg: ModelConfig, tokens: Array, state: Any, xp: Arrays) -> None:
+    """Refuse tokens (B, S) that a language model cannot read after a state.
+
+    Tokens that are traced, as in `mx.compile` and `vmap`, have no values to check.
+
+    Raises:
+        DataError: there is no token, or a token is outside the vocabulary.
+        ConfigError: there are more tokens than the model has positions.
+    """
+    count = 0
+    with suppress(ValueError, RuntimeError):  # of a traced array in MLX and in PyTorch
+        check_tokens(xp.numpy(tokens), cfg.vocab_size)
+        if cfg.position != "none" and state is not None:
+            count = int(xp.numpy(state[0][0]).max())  # of tokens that were read before
+    families.check_length(cfg, count + tokens.shape[1])
+
+
+def draw_masks(
+    cfg: ModelConfig, tokens: Array, drop: Callable[..., Array]
+) -> dict[str, Array] | None:
+    """Draw the dropout masks of a language model for tokens (B, S); `drop` is `LayersBase.drop`."""
+    return {
+        site: drop((*tokens.shape, width), rate, tokens)
+        for site, (width, rate) in lm.dropout_sites(cfg).items()
+    } or None

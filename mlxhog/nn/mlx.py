@@ -35,11 +35,17 @@ from mlxhog.nn.layers import read_model
 __all__ = ["MLSTM", "SLSTM", "LanguageModel", "XLSTMBlock", "set_threads"]
 
 
+def _drop(shape: tuple[int, ...], rate: float, like: array) -> array:
+    """Draw a mask of dropout."""
+    return mx.random.bernoulli(1 - rate, shape) / (1 - rate)
+
+
 class Layers(layers.LayersBase, Module):
     """The parameters and computation of all modules."""
 
     __call__ = layers.LayersBase.forward
     batch_first = True
+    drop = staticmethod(_drop)
 
     def start(self) -> None:
         """Create the parameters of some layers; their values depend on `mx.random.seed`."""
@@ -53,10 +59,6 @@ class Layers(layers.LayersBase, Module):
         tree: dict[str, array] = dict(tree_flatten(cast(Any, self).parameters()))
         return {name: tree[_own(name)] for name in self.stack.parameters}, _ops(self.kernels)
 
-    def drop(self, shape: tuple[int, ...], rate: float, like: array) -> array:
-        """Draw a mask of dropout."""
-        return mx.random.bernoulli(1 - rate, shape) / (1 - rate)
-
     def load_weights(self, file_or_weights: Any, strict: bool = True) -> Module:
         """Load parameters by name, like `mlx.nn.Module.load_weights`.
 
@@ -66,7 +68,7 @@ class Layers(layers.LayersBase, Module):
         if isinstance(file_or_weights, str | Path):
             file_or_weights = list(cast(Any, mx.load(str(file_or_weights))).items())
         package = {_own(name): name for name in self.stack.parameters}
-        arrays = {package.get(k, k): np.asarray(x, np.float32) for k, x in file_or_weights}
+        arrays = {package.get(k, k): _float32(x) for k, x in file_or_weights}
         own = [(_own(name), mx.array(x)) for name, x in self.stack.translate(arrays).items()]
         return Module.load_weights(self, own, strict)
 
@@ -100,7 +102,15 @@ class LanguageModel(Module):
         """As `forward` of `mlxhog.nn.torch.LanguageModel`."""
         own: dict[str, array] = dict(tree_flatten(cast(Any, self).parameters()))
         params = {self._names[name]: value for name, value in own.items()}
-        return lm.logits(self.architecture, params, tokens, state, ops=_ops(self.kernels))
+        ops = _ops(self.kernels)
+        layers.check_input(self.architecture, tokens, state, ops.xp)
+        masks = layers.draw_masks(self.architecture, tokens, _drop) if self.training else None
+        return lm.logits(self.architecture, params, tokens, state, ops=ops, masks=masks)
+
+
+def _float32(x: Any) -> NDArray[np.float32]:
+    """Return an array of MLX, maybe of bfloat16, which NumPy lacks, or of NumPy."""
+    return np.asarray(x.astype(mx.float32) if isinstance(x, array) else x, np.float32)
 
 
 def _ops(kernels: str) -> Ops:

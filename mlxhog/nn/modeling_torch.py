@@ -102,6 +102,8 @@ class MlxhogForCausalLM(GenerationMixin, PreTrainedModel):  # type: ignore[misc]
         Raises:
             TypeError: an argument that this model does not have.
             ValueError: a row of the mask has no token.
+            DataError: an id is outside the vocabulary.
+            ConfigError: a row has more tokens than the model has positions.
         """
         for name, value in kwargs.items():
             if name not in _WITHOUT_EFFECT and value is not None and value is not False:

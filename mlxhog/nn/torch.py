@@ -32,10 +32,16 @@ from mlxhog.nn.layers import read_model
 __all__ = ["MLSTM", "SLSTM", "LanguageModel", "XLSTMBlock", "detach"]
 
 
+def _drop(shape: tuple[int, ...], rate: float, like: Tensor) -> Tensor:
+    """Draw a mask of dropout."""
+    return nn.functional.dropout(torch.ones(shape, device=like.device), rate)
+
+
 class Layers(layers.LayersBase, nn.Module):
     """The parameters and computation of all modules."""
 
     batch_first = False
+    drop = staticmethod(_drop)
 
     def start(self) -> None:
         """Create the parameters of some layers; their values depend on `torch.manual_seed`."""
@@ -64,10 +70,6 @@ class Layers(layers.LayersBase, nn.Module):
         """Return the parameters by name, and the operators on the device of x."""
         params = {name: attrgetter(name)(self) for name in self.stack.parameters}
         return params, choose("torch", self.kernels, x.device.type)
-
-    def drop(self, shape: tuple[int, ...], rate: float, like: Tensor) -> Tensor:
-        """Draw a mask of dropout."""
-        return nn.functional.dropout(torch.ones(shape, device=like.device), rate)
 
     def flatten_parameters(self) -> None:
         """Do nothing, as `nn.LSTM` on a CPU."""
@@ -108,7 +110,12 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Return the logits (B, S, V) of tokens (B, S), and the state after the last position.
 
-        The state is that of an earlier call for the same rows; None is the start.
+        The state is that of an earlier call for the same rows; None is the start. In training mode,
+        which is that of a new module, dropout has the rate of the model.
+
+        Raises:
+            DataError: there is no token, or a token is outside the vocabulary.
+            ConfigError: there are more tokens than the model has positions.
         """
         return logits_and_state(self, self.architecture, tokens, state, kernels=self.kernels)
 
@@ -134,12 +141,17 @@ def logits_and_state(
 ) -> tuple[Tensor, Any]:  # fmt: skip
     """Run a language model with the parameters of a module; see `LanguageModel.forward`.
 
-    It computes in float32; parameters of another type are converted.
+    It computes in float32; parameters of another type are converted. In training mode it drops
+    units at the rate of the model.
     """
     ops = choose("torch", kernels, tokens.device.type)
+    is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if not (is_traced or torch.compiler.is_compiling()):
+        layers.check_input(architecture, tokens, state, ops.xp)
     params = {name: value.float() for name, value in module.named_parameters()}
+    masks = layers.draw_masks(architecture, tokens, _drop) if module.training else None
     with torch.autocast(tokens.device.type, enabled=False):
-        return lm.logits(architecture, params, tokens, state, ops=ops)
+        return lm.logits(architecture, params, tokens, state, ops=ops, masks=masks)
 
 
 def detach(state: Any) -> Any:

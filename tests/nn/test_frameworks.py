@@ -129,6 +129,12 @@ def test_inside_a_model_of_mlx_it_trains_freezes_and_comes_back_from_a_file(tmp_
     other = ours_mlx.XLSTMBlock(16, cell="slstm", num_heads=2)
     other.load_weights(tmp_path / "block.safetensors")
     assert mx.array_equal(other(x)[0], rnn(x)[0])
+    rounded = {name: w.astype(mx.bfloat16) for name, w in tree_flatten(rnn.parameters())}
+    mx.save_safetensors(str(tmp_path / "bf16.safetensors"), rounded)
+    other.load_weights(tmp_path / "bf16.safetensors")
+    for name, w in tree_flatten(other.parameters()):
+        assert w.dtype == mx.float32
+        assert mx.array_equal(w, rounded[name])
 
 
 def test_the_reference_kernels_may_be_transformed_and_native_ones_say_that_they_may_not():

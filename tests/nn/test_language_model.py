@@ -1,0 +1,108 @@
+"""What `LanguageModel` promises in both frameworks: tokens that fit, transformations, dropout."""
+
+from dataclasses import replace
+from importlib import import_module
+
+import mlx.core as mx
+import mlx.nn
+import numpy as np
+import pytest
+import torch
+from mlx.utils import tree_flatten
+
+from mlxhog.errors import ConfigError, DataError
+from mlxhog.models import families
+from tests.nn.sides import SIDES
+from tests.tolerances import LOGITS_F32, assert_close
+
+both = pytest.mark.parametrize("side", [SIDES["torch"], SIDES["mlx"]], ids=["torch", "mlx"])
+LIMITED = families.read(
+    {"dim": 16, "layers": "mlstm(h2) swiglu(inner=16)", "vocab_size": 10}
+    | {"position": "learned", "max_length": 8}
+)
+
+
+def make(side, cfg, **how):
+    return import_module(f"mlxhog.nn.{side.framework}").LanguageModel(cfg, **how)
+
+
+@both
+def test_tokens_outside_the_vocabulary_or_the_positions_are_refused(side):
+    model = make(side, LIMITED)
+    _, state = side.run(model, np.ones((2, 6), np.int32))
+    side.run(model, np.ones((2, 2), np.int32), state)
+    cases = [
+        ([[1, 2], [3, 10]], None, DataError, "token 10 at position 1 of sequence 1 is outside the"),
+        ([[-1, 2]], None, DataError, "token -1 at position 0 of sequence 0 is outside the vocab"),
+        ([[]], None, DataError, "at least one sequence and one position"),
+        ([[1] * 9], None, ConfigError, "9 tokens, but the model has 8 positions"),
+        ([[1] * 3] * 2, state, ConfigError, "9 tokens, but the model has 8 positions"),
+    ]
+    for tokens, first, error, message in cases:
+        with pytest.raises(error, match=message):
+            side.run(model, np.array(tokens, np.int32), first)
+
+
+@pytest.mark.slow
+def test_transformations_of_mlx_trace_a_model_and_see_the_number_of_tokens():
+    model, ids = make(SIDES["mlx"], LIMITED, kernels="eager"), mx.array([[1, 2, 3], [4, 5, 6]])
+    expected = np.array(model(ids)[0])
+    compiled = mx.compile(lambda ids: model(ids)[0])
+    assert_close(np.array(compiled(ids)), expected, LOGITS_F32)
+    by_row = mx.vmap(lambda row: model(row[None])[0][0])(ids)
+    assert_close(np.array(by_row), expected, LOGITS_F32)
+    with pytest.raises(ConfigError, match="9 tokens, but the model has 8 positions"):
+        compiled(mx.ones((1, 9), mx.int32))
+    _, grads = mlx.nn.value_and_grad(model, lambda model: model(ids)[0].square().sum())(model)
+    assert all(grad.any() for _, grad in tree_flatten(grads))
+
+
+@pytest.mark.slow
+def test_transformations_of_torch_trace_a_model():
+    model = make(SIDES["torch"], LIMITED, kernels="eager").eval()
+    ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    with torch.no_grad():
+        results = [
+            torch.func.vmap(lambda row: model(row[None])[0][0])(ids),
+            torch.compile(model, backend="eager")(ids)[0],
+            torch.export.export(model, (ids,), strict=False).module()(ids)[0],
+        ]
+        for result in results:
+            assert_close(result, model(ids)[0], LOGITS_F32)
+
+
+DROPPING = families.read(
+    {"model_type": "xlstm_v1", "vocab_size": 10, "hidden_size": 16, "num_hidden_layers": 2}
+    | {"mlstm_block": {"mlstm": {"num_heads": 2}}, "dropout": 0.5}
+)
+
+
+@both
+def test_dropout_of_a_model_drops_while_training_alone_and_by_the_frameworks_seed(side):
+    ids, model = np.arange(10, dtype=np.int32).reshape(2, 5), make(side, DROPPING)
+    plain = make(side, replace(DROPPING, dropout=0.0))
+    expected, _ = side.run(plain, ids)
+    side.seed(1)
+    first, _ = side.run(model, ids)
+    second, _ = side.run(model, ids)
+    side.seed(1)
+    again, _ = side.run(model, ids)
+    np.testing.assert_array_equal(again, first)
+    assert (first != second).any()
+    model.eval()
+    np.testing.assert_array_equal(side.run(model, ids)[0], expected)
+
+
+@pytest.mark.slow
+def test_dropout_of_an_export_drops_while_training_alone():
+    pytest.importorskip("transformers", reason="the extra [peers]")
+    own = import_module("mlxhog.nn.modeling_torch")
+    fields = DROPPING.to_dict() | {"family": DROPPING.model_type}
+    del fields["model_type"]
+    model, ids = own.MlxhogForCausalLM(own.MlxhogConfig(**fields)), torch.arange(10).reshape(2, 5)
+    padded = {"attention_mask": torch.tensor([[1] * 5, [0] + [1] * 4])}
+    for how in ({}, padded):
+        model.train()
+        assert not torch.equal(model(ids, **how).logits, model(ids, **how).logits)
+        model.eval()
+        assert torch.equal(model(ids, **how).logits, model(ids, **how).logits)
