@@ -148,8 +148,12 @@ class InferenceModel(ABC):
         """
         other, not_finite = copy.copy(self), list[str]()
         other.model, other.params, other._decoder = model, dict(self.params), None
+        other.tables = tables = dict(self.tables)
         for name in families.trainable_spec(model):
-            other.params[name], finite = other._load_tensor(tensors[name])
+            if name in tables:
+                tables[name], finite = tensors[name], mapped.is_finite(tensors[name])
+            else:
+                other.params[name], finite = other._load_tensor(tensors[name])
             if not finite:
                 not_finite.append(name)
         return other, not_finite

@@ -11,12 +11,13 @@ import pytest
 from mlxhog import backends, load
 from mlxhog.checkpoint import formats
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.models import families
+from mlxhog.models import families, ngrams
 from mlxhog.models.adapters import LoRA, is_adapter
 from mlxhog.serving.server.config import ServeConfig, adapters_of
 from mlxhog.serving.server.served_model import ServedModel
 from tests.saved import SMALL, letters, saved_run, write_adapter
 from tests.serving.server.servers import MLX, serving
+from tests.tolerances import LOGITS_F32, assert_close
 
 SAVED = LoRA(rank=2, modules_to_save=("lm_head",))
 
@@ -24,11 +25,13 @@ SAVED = LoRA(rank=2, modules_to_save=("lm_head",))
 def adapter(folder, base, seed, lora):
     """A folder with an adapter for a checkpoint."""
     folder.mkdir()
-    model = replace(SMALL, adapter=lora)
-    params = formats.open(base).tensors | families.init_params(model, seed)
+    opened = formats.open(base)
+    model = replace(opened.config, adapter=lora)
+    params = opened.tensors | families.init_params(model, seed)
     rng = np.random.default_rng(seed)
-    for name in filter(is_adapter, params):
-        params[name] = rng.standard_normal(params[name].shape, np.float32)
+    for name in params:
+        if is_adapter(name) or name.startswith(ngrams.TABLE):
+            params[name] = rng.standard_normal(params[name].shape, np.float32)
     write_adapter(folder, model, params, base=base)
     return folder
 
@@ -97,6 +100,25 @@ def test_a_model_beside_an_adapter_shares_its_weights(places):
     assert faults == []
     assert second.params.keys() - first.params.keys() == {*filter(is_adapter, second.params)}
     assert all(second.params[name] is value for name, value in first.params.items())
+
+
+def test_a_model_beside_an_adapter_reads_the_tables_that_were_trained_with_it(tmp_path):
+    model = replace(SMALL, ngram_orders=(2,), ngram_dim=4)
+    path = saved_run(tmp_path / "runs", model=model).model.resolve()
+    lora = LoRA(rank=2, modules_to_save=("ngrams",))
+    opened = formats.open(adapter(tmp_path / "own", path, 1, lora))
+    first, alone = (backends.create("torch:cpu", threads=1, kernels="auto") for _ in range(2))
+    first.load(opened.base.config, opened.base.tensors)
+    alone.load(opened.config, opened.tensors)
+    second, faults = first.with_adapter(opened.config, opened.tensors)
+    assert faults == []
+    ids = np.array([[1, 5, 9, 5]], np.int32)
+    (found, _), (expected, _) = (one.all_logits(ids, None) for one in (second, alone))
+    assert_close(found, expected, LOGITS_F32)
+    table = f"{ngrams.TABLE}2"
+    assert not first.tables[table].any()
+    nan = np.full_like(opened.tensors[table], np.nan)
+    assert first.with_adapter(opened.config, opened.tensors | {table: nan})[1] == [table]
 
 
 @pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
