@@ -25,6 +25,8 @@ from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks, Mlxhog
 
 PREFIX, PACKAGE = "hf:", "'huggingface-hub>=2,<3'"
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
+OF_ADAPTERS = ("adapter_model.safetensors", "adapters.safetensors")
+"""Files of the tensors of an adapter, of PEFT and mlx-lm, which keeps those of some steps, too."""
 LARGE_BYTES = 10**9
 """A larger download needs the user's consent."""
 SHOWN_BYTES = 10**6  # of a file with a progress bar
@@ -96,7 +98,7 @@ def fetch(spec: str, *, first: str = CONFIG) -> Path:
     """Return the folder of a checkpoint in the hub's cache, after downloading what it lacks.
 
     A commit that is in the cache needs no network. `first` is tokenizer.json for a tokenizer alone.
-    An adapter of PEFT has another config; its base is not fetched.
+    An adapter has another config; its base is not fetched.
 
     Raises:
         ConfigError: it is no name, or the user does not consent to a large download.
@@ -147,7 +149,7 @@ def _download(spec: str, name: HubName, info: Any, first: str, hub: Any) -> Path
         for one in info.siblings or ()
         if one.rfilename.rpartition("/")[0] == name.folder
     }
-    first = ADAPTER if first == CONFIG and first not in files and ADAPTER in files else first
+    first = ADAPTER if first == CONFIG and _is_adapter(files) else first
     wanted = [*dict.fromkeys(one for one in (first, *FILES) if one in files)]
     if first in (CONFIG, ADAPTER):
         wanted += _tensors(spec, files)
@@ -185,9 +187,18 @@ def tokenizer_folder(folder: Path) -> Path:
     return fetch(SCALING_LAW_TOKENIZER, first=FILES[0])
 
 
+def _is_adapter(files: Collection[str]) -> bool:
+    """Whether files are those of an adapter; one of mlxhog has the model's config, too."""
+    return ADAPTER in files and (CONFIG not in files or any(one in files for one in OF_ADAPTERS))
+
+
 def _is_whole(folder: Path) -> bool:
+    files = {one.name for one in folder.iterdir() if one.is_file()}
+    if _is_adapter(files):
+        return not files.isdisjoint(OF_ADAPTERS)
     try:
-        return bool(weights.parts(weights.find(folder)))
+        file = weights.find(folder)
+        return file.name not in OF_ADAPTERS and bool(weights.parts(file))
     except CheckpointError:
         return False
 
@@ -198,7 +209,9 @@ def _tensors(spec: str, files: Collection[str]) -> list[str]:
     The file by which it knows a checkpoint comes last, so half a download is never a whole one.
     """
     tensors = sorted((one for one in files if one.endswith(".safetensors")), reverse=True)
-    if weights.MODEL in tensors:
+    if _is_adapter(files):
+        tensors = [one for one in tensors if one in OF_ADAPTERS]
+    elif weights.MODEL in tensors:
         tensors = [weights.MODEL]
     elif weights.INDEX in files:
         tensors = [*filter(weights.shard, tensors), weights.INDEX]

@@ -15,9 +15,9 @@ from huggingface_hub import constants
 from mlxhog.base import mapped, tensors
 from mlxhog.checkpoint import formats, hub
 from mlxhog.checkpoint.checkpoint import find, locate
-from mlxhog.checkpoint.formats import peft
+from mlxhog.checkpoint.formats import mlx_lm_adapter, peft
 from mlxhog.checkpoint.run import Run
-from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
 from mlxhog.models import checkpoint_names, families
 from mlxhog.models.adapters import LoRA
 from tests.cli.command import refused, said, told
@@ -384,12 +384,15 @@ def test_commands_on_runs_refuse_it_with_the_way_to_begin_one(words, fixture, ca
     refused(capsys, f"mlxhog train --init-from {NAME}", *words, NAME)
 
 
-def test_an_adapter_on_the_hub_is_opened_with_its_base_there(stand_in, cache, tmp_path):
+@pytest.mark.parametrize("by", ["peft", "a run"])
+def test_an_adapter_on_the_hub_is_opened_with_its_base_there(by, stand_in, cache, tmp_path):
     model = replace(SMALL, adapter=LoRA(rank=2))
     (tmp_path / "adapter").mkdir()
     base = f"hf:{FIXTURE}@{COMMIT}"
     write_adapter(tmp_path / "adapter", model, families.init_params(model, 0), base=base)
     others = {"README.md": b"# A", "optimizer.pt": b"x"}
+    if by == "a run":  # the checkpoint as its card says how to upload it
+        others |= {"config.json": b"{}", "optimizer.safetensors": b"x", "state.json": b"{}"}
     stand_in.repos["ME/notes"] = files_of(tmp_path / "adapter") | others
     opened = formats.open(locate("hf:ME/notes", tmp_path))
     assert opened.config.adapter is not None
@@ -399,6 +402,35 @@ def test_an_adapter_on_the_hub_is_opened_with_its_base_there(stand_in, cache, tm
     assert sorted(path.name for path in notes.iterdir()) == [peft.CONFIG, peft.MODEL]
     stand_in.repos.clear()  # both are in the cache now
     assert formats.open(locate(f"hf:ME/notes@{COMMIT}", tmp_path)).base_name == base
+
+
+@pytest.mark.parametrize("missing", [peft.CONFIG, peft.MODEL])
+def test_half_an_adapter_in_the_cache_is_not_taken_for_a_model(
+    missing, stand_in, cache, tmp_path, monkeypatch
+):
+    files = dict.fromkeys(("config.json", peft.CONFIG, peft.MODEL, "optimizer.safetensors"), b"{}")
+    stand_in.repos["ME/notes"] = dict(files)
+    del files[missing]
+    path = in_cache(cache, "ME/notes", files)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(EnvironmentLacks, match="or not whole"):
+        hub.fetch("hf:ME/notes")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert hub.fetch("hf:ME/notes") == path
+    assert (path / missing).is_file()
+
+
+def test_only_the_last_weights_of_an_adapter_of_mlx_lm_are_downloaded_and_serve_without_a_network(
+    stand_in, tmp_path, monkeypatch
+):
+    names = (peft.CONFIG, mlx_lm_adapter.MODEL, "0000100_adapters.safetensors")
+    stand_in.repos["ME/notes"] = dict.fromkeys(names, b"{}")
+    path = hub.fetch("hf:ME/notes")
+    assert {one.name for one in path.iterdir()} == {peft.CONFIG, mlx_lm_adapter.MODEL}
+    others = in_cache(tmp_path / "cache", "ME/others", stand_in.repos["ME/notes"])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert hub.fetch("hf:ME/notes") == path
+    assert hub.fetch("hf:ME/others") == others  # with those of step 100, by another program
 
 
 def test_an_adapter_on_the_hub_that_is_a_pickle_is_refused(stand_in, tmp_path):
