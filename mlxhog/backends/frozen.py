@@ -3,7 +3,7 @@
 A format is one of `FORMATS`. It holds for the matrices of linear layers and for the embedding, see
 `is_reduced`; all other parameters are float32, and each process has its own copy: they are few.
 
-    keep        as in the file, float32 or bfloat16
+    keep        as in the file, float32 or bfloat16; a file's float16 becomes float32
     float32     4 bytes an element
     bfloat16    2 bytes
     8bit, 4bit  quantized, see `models/ops/frozen.py`; matrices that do not suit are float32
@@ -34,7 +34,8 @@ from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks, ShapeE
 from mlxhog.models import families
 from mlxhog.models.adapters import is_adapter
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops.frozen import FrozenWeight, names_of, quantize, suits
+from mlxhog.models.ops.frozen import GROUP_SIZES, FrozenWeight, names_of, quantize, suits
+from mlxhog.models.spec import ParamSpec
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -80,7 +81,7 @@ def weight(model: ModelConfig, tensors: Tensors, name: str, weights: str) -> Fro
                 "that is not quantized"
             )
         return own
-    bits, dtype = _format(tensor, shape, weights)
+    bits, dtype = _format(tensor.dtype, shape, weights)
     if bits:
         return FrozenWeight(quantize(tensor, bits), bits)
     if tensor.dtype == dtype:
@@ -90,14 +91,23 @@ def weight(model: ModelConfig, tensors: Tensors, name: str, weights: str) -> Fro
     return FrozenWeight((out,))
 
 
+def bytes_of(spec: ParamSpec, weights: str, dtype: np.dtype[Any]) -> int:
+    """Return the memory of a parameter that `is_reduced` in a format; `dtype` is its file's."""
+    bits, held = _format(dtype, spec.shape, weights)
+    if not bits:
+        return spec.size * held.itemsize
+    group = next(size for size in GROUP_SIZES if spec.shape[1] % size == 0)
+    return spec.size * bits // 8 + spec.size // group * 8  # a scale and an offset for each group
+
+
 def _format(
-    tensor: NDArray[Any], shape: tuple[int, ...], weights: str
+    dtype: np.dtype[Any], shape: tuple[int, ...], weights: str
 ) -> tuple[int, np.dtype[Any]]:
     """Return the bits of floats that are quantized in a format, or 0 and their dtype."""
     if weights in QUANTIZED_BITS and suits(shape):
         return QUANTIZED_BITS[weights], np.dtype(np.uint32)
-    if weights == "keep" and tensor.dtype in WEIGHTS.values():  # operators have no float16
-        return 0, tensor.dtype
+    if weights == "keep" and dtype in WEIGHTS.values():  # operators have no float16
+        return 0, dtype
     return 0, WEIGHTS.get(weights, WEIGHTS["float32"])
 
 
@@ -127,11 +137,10 @@ def shared(
         if name not in tensors or not is_reduced(model, name):
             continue
         tensor = tensors[name]
-        bits, dtype = _format(tensor, spec.shape, weights)
         if weights not in FORMATS or tensor.dtype not in mapped.FLOATS:
             weight(model, tensors, name, weights)  # refuses it, or it is where it lies
-        elif tensor.dtype != dtype:
-            wanted[name] = spec.size * (bits + 1) // 8 if bits else spec.size * dtype.itemsize
+        elif tensor.dtype != _format(tensor.dtype, spec.shape, weights)[1]:
+            wanted[name] = bytes_of(spec, weights, tensor.dtype)
     if not wanted:
         return tensors
     folder = cache.user_cache_directory() / "bases"

@@ -16,9 +16,6 @@ from mlxhog.models.adapters import LoRA
 from mlxhog.models.families import ModelConfig
 from mlxhog.training.plan.resume import Resumption
 
-BITS = {"4bit": 5, "8bit": 9, "bfloat16": 16, "float32": 32}
-"""Bits of an element of a large frozen weight, its share of scales and biases included."""
-
 
 def with_adapter(
     config: TrainConfig, model: ModelConfig, opened: Opened | None
@@ -77,10 +74,9 @@ def base_bytes(model: ModelConfig, weights: str, tensors: frozen.Tensors | None 
 
     For the format "keep" `tensors` are those of its files.
     """
-    bits, spec = 0.0, families.param_spec(model)
+    n_bytes, spec = 0, families.param_spec(model)
     for name in families.frozen_names(model):
-        own = 32.0
-        if frozen.is_reduced(model, name):
-            own = BITS[weights] if tensors is None else 8.0 * tensors[name].dtype.itemsize
-        bits += spec[name].size * own
-    return int(bits / 8)
+        dtype = frozen.WEIGHTS["float32"] if tensors is None else tensors[name].dtype
+        held = weights if frozen.is_reduced(model, name) else "float32"
+        n_bytes += frozen.bytes_of(spec[name], held, dtype)
+    return n_bytes

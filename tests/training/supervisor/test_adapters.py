@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from mlxhog import load, train
+from mlxhog.backends import frozen
+from mlxhog.base import mapped
 from mlxhog.base.quantities import format_count
 from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint.base_model import BaseModel
@@ -17,6 +19,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.errors import CheckpointError, ConfigError, MlxhogError
 from mlxhog.models import families
 from mlxhog.models.adapters import LoRA
+from mlxhog.models.ops.frozen import names_of
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.training.plan import adapter
 from tests.training.asking import trained, until
@@ -157,6 +160,33 @@ def test_a_note_counts_parameters_without_tables_of_ngrams(base):
     said = adapter.note(adapted, BaseModel(Path("b"), "b", "0"), 0)
     counts = f"{format_count(trained)} parameters are trained, beside {format_count(n_frozen)} "
     assert f": {counts}frozen" in said
+
+
+@pytest.mark.parametrize(
+    ("width", "dtype", "weights"),
+    [
+        (64, np.float16, "keep"),
+        (64, mapped.BFLOAT16, "keep"),
+        (64, np.float32, "bfloat16"),
+        (64, np.float32, "4bit"),
+        (96, np.float32, "4bit"),  # groups of 32
+        (96, np.float32, "8bit"),
+        (80, np.float32, "4bit"),  # no whole groups
+    ],
+)
+def test_the_memory_of_a_base_is_that_of_the_tensors_by_which_it_is_held(
+    width, dtype, weights, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sizes = {"vocab_size": 320, "num_hidden_layers": 1, "num_heads": 2}
+    model = XLSTMLargeConfig(**sizes, hidden_size=width, adapter=LoRA(rank=2))
+    spec = families.param_spec(model)
+    tensors = {name: np.zeros(spec[name].shape, dtype) for name in families.frozen_names(model)}
+    held, expected = frozen.shared(model, tensors, weights, digest="a1"), 0
+    for name in tensors:
+        parts = [held[part].nbytes for part in names_of(name) if part in held]
+        expected += sum(parts) if frozen.is_reduced(model, name) else 4 * spec[name].size
+    assert adapter.base_bytes(model, weights, tensors) == expected
 
 
 @pytest.mark.slow
