@@ -380,7 +380,8 @@ def _is_called(base: Opened, name: str) -> bool:
 def _kept_base(path: Path) -> Path | None:
     """Return where a run has, or may have, the base of its checkpoint; None for another adapter."""
     folder = path.resolve().parent
-    return folder.with_name("base") if folder.name == "checkpoints" else None
+    is_of_run = folder.name == "checkpoints" and (path / manifest.NAME).is_file()
+    return folder.with_name("base") if is_of_run else None
 
 
 def _base_path(name: str, path: Path, key: str) -> Path:

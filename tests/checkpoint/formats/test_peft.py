@@ -123,6 +123,14 @@ def test_an_adapter_of_peft_has_the_same_logits_here(tmp_path, options, bias):
     assert np.abs(logits(opened) - logits(formats.open(folder))).max() > 0.01
 
 
+def test_an_adapter_of_another_program_has_the_base_that_it_names_wherever_it_lies(tmp_path, good):
+    folder = tmp_path / "checkpoints" / "last"
+    shutil.copytree(good, folder)
+    base = formats.open(good).base.path
+    shutil.copytree(base, tmp_path / "base")  # of something else
+    assert formats.open(folder).base.path == base
+
+
 def test_a_second_writing_gives_the_same_files(tmp_path):
     by_peft(base_folder(tmp_path)).save_pretrained(tmp_path / "theirs")
     opened = formats.open(tmp_path / "theirs")
