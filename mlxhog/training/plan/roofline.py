@@ -4,10 +4,12 @@ A step takes at least as long as its arithmetic at the GPU's peak, and as its me
 bandwidth (Williams et al. 2009, Roofline). The model of a step is
 
     multiply-adds   those of a forward pass (`mlxhog.models.cells`) three times, for the backward
-                    pass has twice as many; once more for blocks that are recomputed
-    bytes           48 for each parameter: read by both passes, its gradient written; read and
-                    written by a snapshot; parameter, gradient and two moments read by AdamW, and
-                    three of them written. Twice what a gradient keeps for its backward pass
+                    pass has twice as many, but as many of a frozen weight, which has no gradient;
+                    once more for blocks that are recomputed
+    bytes           48 for each trained parameter: read by both passes, its gradient written; read
+                    and written by a snapshot; parameter, gradient and two moments read by AdamW,
+                    and three of them written. Frozen ones are read by both passes. Twice what a
+                    gradient keeps for its backward pass
 
 The time of cells that run position by position (sLSTM), launches, the products of Muon and the
 tensor units of an M5 are not in it. Kernels reach a part of the roof.
@@ -19,11 +21,11 @@ from github.com/philipturner/metal-benchmarks, of M3 to M5 from hmc-tech.com, an
 differ by up to a fifth.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mlxhog.base.workers import GPU_BACKENDS
-from mlxhog.models import cells
-from mlxhog.models.families import ModelConfig, param_count
+from mlxhog.models import cells, families
+from mlxhog.models.families import ModelConfig
 from mlxhog.training.plan.values import TextPlan
 
 BYTES_PER_PARAMETER = 48
@@ -80,18 +82,33 @@ class StepCost(NamedTuple):
 
 def step_cost(
     model: ModelConfig, tokens: int, kept_bytes: int, *, classes: int | None = None,
-    recomputed: bool = False,
+    recomputed: bool = False, base_bytes: int = 0,
 ) -> StepCost:  # fmt: skip
     """Return the cost of a step whose gradient keeps so many bytes for its backward pass.
 
-    `classes` of the vocabulary have a logit; None is all. The head is not recomputed.
+    `classes` of the vocabulary have a logit; None is all. The head is not recomputed. Frozen
+    parameters have `base_bytes`.
     """
     forward = cells.multiply_adds(model, classes)
     again = cells.multiply_adds(model, 0) if recomputed else 0
-    multiply_adds = tokens * ((1 + cells.BACKWARD) * forward + again)
-    return StepCost(
-        tokens, multiply_adds, BYTES_PER_PARAMETER * param_count(model) + 2 * kept_bytes
+    multiply_adds = (1 + cells.BACKWARD) * forward - _frozen_products(model, classes) + again
+    trained = sum(
+        one.size for one in families.trainable_spec(model).values() if one.kind != "table"
     )
+    n_bytes = BYTES_PER_PARAMETER * trained + 2 * base_bytes + 2 * kept_bytes
+    return StepCost(tokens, tokens * multiply_adds, n_bytes)
+
+
+def _frozen_products(model: ModelConfig, classes: int | None) -> int:
+    """Return the multiply-adds of a token by frozen weights, as `cells.multiply_adds` counts."""
+    count, first, last = 0, families.embedding(model), families.head(model)
+    for name in families.frozen_names(model):
+        one = model.layout.spec[name]
+        if name == last:
+            count += (model.vocab_size if classes is None else classes) * model.hidden_size
+        elif name != first and one.kind != "table" and len(one.shape) > 1:
+            count += one.size
+    return count
 
 
 def expected(plan: TextPlan, chip_name: str) -> dict[str, float | str | None]:
@@ -104,9 +121,11 @@ def expected(plan: TextPlan, chip_name: str) -> dict[str, float | str | None]:
     kept_bytes = config.grad_accumulation * plan.memory.kept_bytes(config.micro_batch)
     classes = None
     if plan.sampled is not None:
-        classes = min(model.vocab_size, plan.sampled.negatives + tokens)
-    recomputed = config.recompute == "blocks"
-    cost = step_cost(model, tokens, kept_bytes, classes=classes, recomputed=recomputed)
+        # Each micro-batch draws its own.
+        own = plan.sampled.negatives + config.micro_batch * config.seq_len
+        classes = min(model.vocab_size, own)
+    how: dict[str, Any] = {"classes": classes, "recomputed": config.recompute == "blocks"}
+    cost = step_cost(model, tokens, kept_bytes, base_bytes=plan.memory.base_bytes, **how)
     on_gpu = any(worker.backend in GPU_BACKENDS for worker in plan.workers)
     chip = CHIPS.get(chip_name) if on_gpu else None
     if chip is None:

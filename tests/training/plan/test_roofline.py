@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from mlxhog.base.workers import WorkerSpec
-from mlxhog.models import cells
+from mlxhog.models import cells, families
+from mlxhog.models.adapters import LoRA
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
 from mlxhog.training.plan import roofline
@@ -36,6 +37,30 @@ def test_a_step_has_three_forward_passes_and_a_fourth_of_recomputed_blocks():
     assert again.multiply_adds == 40 * forward - 10 * head
     few = step_cost(MODEL, 10, 7, classes=20)
     assert few.multiply_adds == 30 * (forward - head + 20 * MODEL.hidden_size)
+
+
+def test_a_frozen_weight_is_read_and_has_neither_gradient_nor_moments_in_the_cost_of_a_step():
+    model = replace(MODEL, adapter=LoRA(rank=2))
+    trained = sum(one.size for one in families.trainable_spec(model).values())
+    found = step_cost(model, 10, 7, base_bytes=1000)
+    assert found.n_bytes == 48 * trained + 2000 + 14
+    # A frozen matrix multiplies twice, one that is trained and the cell three times.
+    forward, embedding = cells.multiply_adds(model), families.embedding(model)
+    frozen = [model.layout.spec[name] for name in families.frozen_names(model)]
+    frozen_size = sum(one.size for one in frozen if len(one.shape) > 1 and one.name != embedding)
+    assert found.multiply_adds == 10 * (3 * forward - frozen_size)
+    few, head = step_cost(model, 10, 7, classes=20), MODEL.vocab_size * MODEL.hidden_size
+    assert few.multiply_adds == found.multiply_adds - 20 * (head - 20 * MODEL.hidden_size)
+
+
+def test_the_roof_of_a_run_counts_what_each_micro_batch_draws_and_the_base_of_an_adapter(tmp_path):
+    how = {"sampled_softmax": 16, "grad_accumulation": 4, "batch_size": 1}
+    plan = make_plan(small_config(tmp_path, **how))
+    found = roofline.expected(plan, "")
+    cost = step_cost(plan.model, 4 * 32, 4 * plan.memory.kept_bytes(1), classes=16 + 32)
+    assert (found["step_multiply_adds"], found["step_bytes"]) == cost[1:]
+    of_base = replace(plan, memory=replace(plan.memory, base_bytes=100))
+    assert roofline.expected(of_base, "")["step_bytes"] == found["step_bytes"] + 200
 
 
 def test_a_dry_run_has_the_roof_of_a_known_gpu_and_says_where_it_is_not_known(tmp_path):
