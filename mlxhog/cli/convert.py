@@ -75,9 +75,10 @@ def run(config: _Convert) -> CommandResult:
         share = done / max(total, 1)
         line.show(f"{share:.0%}  {format_bytes(done)} of {format_bytes(total)}  {name}")
 
+    messages = list[str]()
     with config.status() as line:
         how: dict[str, Any] = {"card": _card(source, config), "overwrite": config.overwrite}
-        how |= {"merge": config.merge, "on_tensor": show}
+        how |= {"merge": config.merge, "on_tensor": show, "say": messages.append}
         n_bytes = convert(source, target, config.format, dtype, **how)
     model, alone = source.config, config.format in FILES
     written = families.trainable_spec(model) if alone else replace(model, adapter=None).layout.spec
@@ -97,16 +98,16 @@ def run(config: _Convert) -> CommandResult:
         f"{TITLES[config.format]}: {target}  {format_bytes(n_bytes)}"
     )
     if not config.check:
-        return CommandResult(payload, head)
+        return CommandResult(payload, head, 0, messages)
     largest, apart = _compare_logits(source, formats.open(target))
     payload["logits"] = {"tokens": TOKENS, "largest_difference": apart, "largest": largest}
-    messages = []
-    if config.dtype == "keep" and apart > ROUNDING * largest:
-        messages = [
+    if differs := config.dtype == "keep" and apart > ROUNDING * largest:
+        messages.append(
             f"{target} computes other logits than {source.title}: after {TOKENS} tokens the "
             f"largest logit is {largest:.3g} and the largest difference {apart:.2g}"
-        ]
-    return CommandResult(payload, [head, {"logits": payload["logits"]}], len(messages), messages)
+        )
+    text = [head, {"logits": payload["logits"]}]
+    return CommandResult(payload, text, int(differs), messages)
 
 
 def _compare_logits(a: "Opened", b: "Opened") -> tuple[float, float]:

@@ -1,9 +1,11 @@
 """Commands take an adapter as any model: its base is found, and what is wrong is said in a line."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from mlxhog import load
 from mlxhog.checkpoint import formats
 from mlxhog.checkpoint.formats import peft
 from mlxhog.checkpoint.formats.converting import convert
+from mlxhog.cli import main
 from mlxhog.models import families
-from mlxhog.models.adapters import LoRA, is_adapter
-from tests.cli.command import refused, told
+from mlxhog.models.adapters import B, LoRA, is_adapter
+from tests.cli.command import refused, said, told
 from tests.saved import SMALL, letters, saved_run, write_adapter
 
 SAME = ("--prompt=ab", "--max-new-tokens=24", "--seed=1")
@@ -48,6 +51,35 @@ def test_an_adapter_writes_and_scores_as_the_merged_model(adapter, capsys, tmp_p
     ]
     assert scores[0] == pytest.approx(scores[1], rel=1e-5)
     assert scores[2] != pytest.approx(scores[1], rel=1e-2)
+
+
+def test_merging_into_a_base_of_16_bits_says_how_much_of_the_adapter_rounding_takes_away(
+    adapter, capsys
+):
+    convert(formats.open("base"), Path("narrow"), "hf", "bfloat16")
+    opened = formats.open("adapter")
+    own = {name: opened.tensors[name] for name in families.trainable_spec(opened.config)}
+    own = {name: 1e-3 * one if name.endswith(B) else one for name, one in own.items()}
+    Path("small").mkdir()
+    write_adapter(Path("small"), opened.config, own, base="narrow")
+    words = ("convert", "small", "whole", "--merge", "--format=hf")
+    code = main([*words, "--check", "--quiet"])
+    rounded, differs = capsys.readouterr().err.splitlines()
+    share = re.fullmatch(
+        r"merging rounds to 16 bits: (\d+) % of the weights that the adapter changes keep the "
+        "base's value; --dtype float32 keeps all changes", rounded,
+    )  # fmt: skip
+    base, whole = (formats.open(name).tensors for name in ("narrow", "whole"))
+    same, n = 0, 0
+    for name in peft.stems(own):
+        a, b = (np.float32(one[f"{name}.weight"]) for one in (base, whole))
+        same, n = same + (a == b).sum(), n + a.size
+    assert int(share[1]) == pytest.approx(100 * same / n, abs=1)
+    assert same > n / 2
+    assert (code, "whole computes other logits than" in differs) == (1, True)
+    exact = said(capsys, *words, "--overwrite", "--dtype=float32", "--check", "--quiet")
+    assert exact.err == ""
+    assert formats.open("whole").tensors[f"{name}.weight"].dtype == np.float32
 
 
 @pytest.mark.parametrize("to", ["peft", "mlx-lm-adapter"])

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from mlxhog.base import darwin, mapped, plain_json, reading, tensors
 from mlxhog.base.durable import disk_errors, new_directory, require_space, write_synced
+from mlxhog.base.quantities import format_share
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import contents, mlx_lm_adapter, peft, weights
 from mlxhog.checkpoint.formats.opening import Opened
@@ -82,13 +83,15 @@ def convert(
     card: bytes | None = None,
     overwrite: bool = False,
     on_tensor: OnTensor = lambda name, done, total: None,
+    say: Callable[[str], object] = lambda message: None,
 ) -> int:
     """Write a checkpoint in another format, tensor by tensor, so memory does not grow.
 
     Returns the size of the tensors' file. The format `to` is a key of `TITLES`, and `dtype` a name
     in `DTYPES`; None keeps every dtype. `merge` adds an adapter to the weights of its base, as
     always for mlx-lm. Parents of the directory `target` are created, and removed after an error.
-    `card` is its README.md; `overwrite` replaces a checkpoint.
+    `card` is its README.md; `overwrite` replaces a checkpoint. `say` hears how much of an adapter
+    the rounding to 16 bits takes away.
 
     Raises:
         ConfigError: the format has no such model, `target` exists, or `merge` is not set for an
@@ -102,7 +105,8 @@ def convert(
     merge = merge or (to == "mlx-lm" and source.config.adapter is not None)
     check_adapter(source, to, merge=merge)
     of_tensors = FILES.get(to, MODEL)
-    change = source.merging() if merge else lambda name, array: array
+    merging = _Merge(source, stored)
+    change = merging if merge else lambda name, array: array
     arrays, others = _content(source, to, stored)
     check_target(target, overwrite=overwrite)
     beside = [source.tokenizer_folder / name for name in tokenizers.FILES]
@@ -145,7 +149,31 @@ def convert(
         for parent in missing:  # the innermost first; a folder that is not empty stays
             with contextlib.suppress(OSError):
                 parent.rmdir()
+    if merging.changed:
+        say(
+            f"merging rounds to 16 bits: {format_share(merging.undone / merging.changed)} of the "
+            "weights that the adapter changes keep the base's value; --dtype float32 keeps all "
+            "changes"
+        )
     return (target / of_tensors).stat().st_size
+
+
+class _Merge:
+    """Adds an adapter to weights, and counts those of 16 bits that it changes."""
+
+    def __init__(self, source: Opened, dtype: np.dtype[Any] | None) -> None:
+        self._add, self._dtype = source.merging(), dtype
+        self.changed = self.undone = 0  # elements; of them those whose rounded value is the base's
+
+    def __call__(self, name: str, w: NDArray[Any]) -> NDArray[Any]:
+        w = mapped.in_memory(w)
+        whole, dtype = self._add(name, w), tensors.stored_dtype(w, self._dtype)
+        if whole is not w and dtype.itemsize == 2:
+            is_changed = whole != w.astype(np.float32)
+            self.changed += int(is_changed.sum())
+            with np.errstate(over="ignore"):
+                self.undone += int((is_changed & (whole.astype(dtype) == w.astype(dtype))).sum())
+        return whole
 
 
 def check_adapter(source: Opened, to: str, *, merge: bool) -> None:
