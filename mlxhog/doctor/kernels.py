@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from mlxhog.arena import Slot
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends import probes
-from mlxhog.doctor.checks import Check, CheckResult, check
+from mlxhog.base.load import LoadWatch
+from mlxhog.doctor.checks import Check, CheckResult, check_child
+from mlxhog.doctor.litmus import inconclusive
 from mlxhog.metal import engines
 from mlxhog.metal.kernel import FUSED_RTOL
 from mlxhog.models.ops.kernels import choose
@@ -36,56 +38,62 @@ def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[di
 
     Returns:
         The check of the engine, and a row of the record for parameter updates and for each operator
-        of the models; no rows if it does not start. A crash is a row with `error`.
+        of the models; no rows if it does not start. A crash is a row with `error`, a timeout on a
+        busy machine one with `inconclusive`, too.
     """
     rows, child = list[dict[str, Any]](), Child()
 
-    def tried(function: Callable[..., Any], *arguments: str) -> Any:
+    def call(function: Callable[..., Any], *arguments: str) -> Any:
         """Call a function in the child, which is replaced after a failure."""
         nonlocal child
         try:
             return child.call(_LIMIT_S, function, name, *arguments)
-        except Failed as failure:
+        except Failed:
             child.close()
             child = Child()
-            return failure
+            raise
+
+    def begin() -> tuple[bool, str]:
+        call(start)
+        return True, "as expected"
 
     try:
-        problem = tried(start)
-        for each in (STEPS, *probes.CHECKS) if not problem else ():
+        started = check_child(
+            f"Metal engine {name}",
+            begin,
+            "starts",
+            "no --gpu-write metal and no Metal kernels of ours here; MLX and torch work without",
+            CheckResult.WARN,
+        )
+        for each in (STEPS, *probes.CHECKS) if started.result == CheckResult.PASS else ():
             tell(f"{each} on {name}")
             error, limit = None, FUSED_RTOL if each == STEPS else 0.0
-            cases = list[probes.Compared]()
-            began_s = time.monotonic()
-            fault = tried(step_error) if each == STEPS else tried(operator_cases, each)
-            if isinstance(fault, float):
-                error, fault = fault, ""
-            elif isinstance(fault, list):
-                cases, fault = fault, next((case.fault for case in fault if case.fault), "")
+            cases, fault, reason = list[probes.Compared](), "", ""
+            began_s, watch = time.monotonic(), LoadWatch()
+            try:
+                if each == STEPS:
+                    error = call(step_error)
+                else:
+                    cases = call(operator_cases, each)
+                    fault = next((case.fault for case in cases if case.fault), "")
+            except Failed as failure:
+                fault, reason = str(failure), inconclusive(failure, watch)
             row = {
                 "name": each, "engine": name, "ok": not fault and (error or 0.0) <= limit,
                 "max_error": error, "tolerance": limit,
                 "seconds": round(time.monotonic() - began_s, 3),  # with the time to compile
                 "cases": [case._asdict() for case in cases],
             }  # fmt: skip
-            rows.append(row | ({"error": str(fault)} if fault else {}))
+            row |= {"error": fault} if fault else {}
+            rows.append(row | ({"inconclusive": reason} if reason else {}))
     finally:
         child.close()
-    started = check(
-        f"Metal engine {name}",
-        not problem,
-        str(problem or "as expected"),
-        "starts",
-        "no --gpu-write metal and no Metal kernels of ours here; MLX and torch work without",
-        CheckResult.WARN,
-    )
     return started, rows
 
 
-def start(lane: Lane, name: str) -> str:
-    """In a child: start an engine; return ""."""
+def start(lane: Lane, name: str) -> None:
+    """In a child: start an engine."""
     lane.keep(name, lambda: engines.create(name))
-    return ""
 
 
 def operator_cases(lane: Lane, name: str, operator: str) -> list[probes.Compared]:

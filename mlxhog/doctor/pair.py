@@ -52,6 +52,9 @@ def check_pair(
     try:
         result = compared(together, alone, tell)
     except MlxhogError as error:
+        if (load := watch.look()).busy:  # a worker may have been killed for a missing heartbeat
+            found = f"{load}: {error}"
+            return Check(_NAME, CheckResult.INCONCLUSIVE, found, _EXPECTED, AGAIN), None
         consequence = f"--workers {together} cannot train here"
         return Check(_NAME, CheckResult.FAIL, str(error), _EXPECTED, consequence), None
     gain, low, high = map(math.exp, (result.mean, result.low, result.high))

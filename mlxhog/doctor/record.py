@@ -114,7 +114,7 @@ def examine(quick: bool, tell: TellStep, model: ModelConfig | None = None) -> di
             if broken(row)
         ),
         *(f"live reads of {row['reader']}" for row in reads if broken(row)),
-        *(f"kernel {row['name']} on {row['engine']}" for row in wrong),
+        *(f"kernel {row['name']} on {row['engine']}" for row in wrong if "inconclusive" not in row),
     ]
     return record
 
@@ -180,7 +180,8 @@ def sections(record: Row) -> list[Section]:
     for row in record["kernels"]:
         if not row["ok"]:
             why = row.get("error", f"error {row['max_error']}, allowed {row['tolerance']:.3g}")
-            troubles.append(("FAIL", f"{row['engine']}, {row['name']}", one_line(why)))
+            result = "inconclusive" if "inconclusive" in row else "FAIL"
+            troubles.append((result, f"{row['engine']}, {row['name']}", one_line(why)))
     options, tried = record["options"], _tried(record)
     choices = [
         ("--workers auto", options["workers"]["auto"] or "none"),

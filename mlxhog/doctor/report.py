@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mlxhog.arena.child import START_S, Child, Failed, Lane
+from mlxhog.arena.child import START_S, Child, Lane
 from mlxhog.backends import create
 from mlxhog.base import plain_json
 from mlxhog.base.durable import disk_errors, replace_file
@@ -30,7 +30,7 @@ from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing
 from mlxhog.display.views import TellStep
 from mlxhog.doctor import system
 from mlxhog.doctor.backends import DECODE_S, measure_decoder, measure_speed
-from mlxhog.doctor.checks import Check, CheckResult, check
+from mlxhog.doctor.checks import Check, CheckResult, check_child
 from mlxhog.errors import ConfigError, EnvironmentLacks, whole_text
 from mlxhog.optim import muon
 from mlxhog.training.supervisor import api
@@ -143,12 +143,13 @@ def _train(folder: Path, seconds: int) -> Check:
     """Train by default below a folder; its output goes to `output.txt`."""
     expected = f"trains for {seconds} s"
     consequence = "mlxhog train does not work here: the report has its output and its logs"
-    with Child(promises=False, log=folder / "output.txt") as child:
-        try:
+
+    def measure() -> tuple[bool, str]:
+        with Child(promises=False, log=folder / "output.txt") as child:
             status = child.call(LIMIT_S + seconds, train, str(folder / "runs"), seconds)
-        except Failed as failure:
-            status = str(failure)
-    return check(TRAINING, status == "done", status, expected, consequence)
+        return status == "done", status
+
+    return check_child(TRAINING, measure, expected, consequence)
 
 
 def train(lane: Lane, folder: str, seconds: int) -> str:

@@ -4,12 +4,13 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 
-from mlxhog.arena.child import Failed, Lane
+from mlxhog.arena.child import Failed, Lane, TimedOut
 from mlxhog.base import capabilities, machine
 from mlxhog.base.capabilities import CapabilityRecord, CellShape, CellTimes
 from mlxhog.base.load import Load, LoadWatch
@@ -17,6 +18,7 @@ from mlxhog.base.machine import Machine
 from mlxhog.base.resources import MemoryLimit
 from mlxhog.base.workers import BACKENDS
 from mlxhog.doctor import backends, checks, kernels, pair
+from mlxhog.doctor import record as records
 from mlxhog.doctor.checks import CheckResult
 from mlxhog.doctor.record import option_values
 from mlxhog.errors import WorkerFailed
@@ -112,6 +114,45 @@ def test_an_engine_that_cannot_start_is_told_and_runs_nothing():
     assert (check.result, rows) == (CheckResult.WARN, [])
     assert "no Metal engine 'nothing'" in check.found
     assert "no --gpu-write metal" in check.consequence
+
+
+@each_of(("busy", "result"), [(True, "inconclusive"), (False, "WARN")])
+def test_a_late_engine_or_kernel_is_inconclusive_on_a_busy_machine(busy, result, monkeypatch):
+    def call(limit_s, function, *arguments):
+        if function in late:
+            raise TimedOut("no answer within 240 s")
+
+    late, child = [kernels.step_error], SimpleNamespace(call=call, close=lambda: None)
+    monkeypatch.setattr(kernels, "Child", lambda: child)
+    monkeypatch.setattr(kernels.probes, "CHECKS", {})
+    monkeypatch.setattr(LoadWatch, "look", lambda watch: Load(1.8 * busy, 2, 9.3))
+    check, (row,) = kernels.check_engine("mlx", lambda step: None)
+    assert (check.result, row["ok"], row["error"]) == ("PASS", False, "no answer within 240 s")
+    assert ("inconclusive" in row) == busy
+    late.append(kernels.start)
+    check, rows = kernels.check_engine("mlx", lambda step: None)
+    assert (check.result, rows) == (result, [])
+
+
+@each_of("late", [True, False])
+def test_a_kernel_that_had_no_time_is_neither_a_failure_nor_usable(late, monkeypatch):
+    row = {"name": "steps", "engine": "mlx", "ok": False, "error": "no answer"}
+    row |= {"inconclusive": "busy"} if late else {}
+    started, agreed = checks.Check("Metal engine mlx", CheckResult.PASS, "", ""), []
+
+    def check_backends(machine, gradients, usable, cells):
+        agreed.extend(usable)
+        return backends.MeasuredGradients()
+
+    with_mlx = replace(MAC, frameworks=frozenset({"mlx"}))
+    monkeypatch.setattr(records.machines, "here", lambda: with_mlx)
+    monkeypatch.setattr(records.metal, "check_engine", lambda *_: (started, [row]))
+    monkeypatch.setattr(records.backends, "check_backends", check_backends)
+    monkeypatch.setattr(records, "cases", lambda usable: [])
+    monkeypatch.setattr(records, "all_readers", lambda machine: [])
+    found = records.examine(True, lambda part, step: None)
+    assert ("kernel steps on mlx" in found["failed"]) == (not late)
+    assert agreed == []
 
 
 @each_of("fault", ["step_recorded", "step_rows", "wrap"])
@@ -309,12 +350,17 @@ def test_a_busy_machine_and_one_without_both_engines_have_no_result(measured):
         assert lack in check.found
 
 
-def test_a_pair_that_cannot_train_fails_with_the_reason(monkeypatch):
+def test_a_pair_that_cannot_train_fails_with_the_reason_unless_it_had_no_time(monkeypatch):
     failed = WorkerFailed("worker 2 lost its GPU")
     monkeypatch.setattr(pair, "compared", mock.Mock(side_effect=failed))
+    monkeypatch.setattr(LoadWatch, "look", lambda watch: Load(0.0, 2, 9.3))
     check, row = pair.check_pair(MAC, LoadWatch(), lambda part, step: None)
     assert (check.result, check.found, row) == (CheckResult.FAIL, "worker 2 lost its GPU", None)
     assert "--workers mlx:gpu,torch:mps" in check.consequence
+    monkeypatch.setattr(LoadWatch, "look", lambda watch: Load(1.8, 2, 9.3))
+    check, row = pair.check_pair(MAC, LoadWatch(), lambda part, step: None)
+    assert (check.result, row) == (CheckResult.INCONCLUSIVE, None)
+    assert check.found.endswith("worker 2 lost its GPU")
 
 
 BARE = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset())

@@ -85,6 +85,9 @@ def test_the_answer_comes_first_then_what_failed_and_the_choices(record):
     assert max(map(len, text.splitlines())) <= 100
     late |= {"inconclusive": "busy"}
     assert " checks are inconclusive on a busy machine" in shown(record | {"litmus": [late]})
+    text = shown(record | {"kernels": [wrong | {"error": "late", "inconclusive": "busy"}]})
+    assert " checks are inconclusive on a busy machine" in text
+    assert "FAIL" not in text
 
 
 @pytest.mark.parametrize(("failed", "code"), [([], 0), (["litmus native + native"], 1)])

@@ -7,11 +7,13 @@ import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
-from mlxhog.arena.child import Lane
+from mlxhog.arena.child import Lane, TimedOut
 from mlxhog.base import darwin
+from mlxhog.base.load import Load, LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.workers import BACKENDS
 from mlxhog.cli import main
@@ -186,6 +188,19 @@ def test_a_training_that_fails_is_in_the_report_and_the_exit_code_is_1(
     assert ERROR in log
     assert len(log) <= report.MAX_LOG
     assert ERROR in files["train/output.txt"]
+
+
+@pytest.mark.parametrize(("busy", "result"), [(True, "inconclusive"), (False, "FAIL")])
+def test_a_training_that_is_late_on_a_busy_machine_is_inconclusive(
+    busy, result, tmp_path, monkeypatch
+):
+    late = mock.Mock(side_effect=TimedOut("no answer within 423 s"))
+    child = nullcontext(SimpleNamespace(call=late))
+    monkeypatch.setattr(report, "Child", lambda **_: child)
+    monkeypatch.setattr(LoadWatch, "look", lambda watch: Load(1.8 * busy, 2, 9.3))
+    check = report._train(tmp_path, 3)
+    assert check.result == result
+    assert check.found.endswith("no answer within 423 s")
 
 
 def test_if_doctor_itself_breaks_the_report_has_the_error(quickly, monkeypatch, capsys):
