@@ -273,7 +273,9 @@ def command_lines(
 
 def resume_flags(run: Run, *, is_done: bool) -> str:
     """Return the options that a resume of a run needs: a further budget if it used up its own."""
-    stored = read_yaml(run.config_path)
+    stored = {}
+    with suppress(ConfigError):  # it is damaged
+        stored = read_yaml(run.config_path)
     determinism = str(stored.get("determinism", ("none",))[0])
     anew = " --determinism none" * (determinism == "record")  # a record begins with its run
     more = f" --steps {stored['steps'][0]}" if determinism == "rounds" else " --time 10m"

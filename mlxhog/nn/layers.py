@@ -62,7 +62,7 @@ BLOCK_OPTIONS = {
     ("slstm", "v1"): ["feedforward"],
     ("mlstm", "large"): ["ffn_proj_factor", "ffn_round_up_to_multiple_of"],
 }
-"""Those that only a block has."""
+"""Options that only a block has."""
 
 
 class Stack:

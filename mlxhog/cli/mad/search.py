@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import disk
+from mlxhog.base.paths import path_from_here
 from mlxhog.cli.frame import CommandResult, command, command_line, option
 from mlxhog.cli.frame.flags import OptionGroup, Plugins, Quiet
 from mlxhog.config.sources import ConfigSource
@@ -77,8 +78,8 @@ def run_session(study: "Study", how: ExecutionConfig, config: SessionOptions) ->
     name = store.word
     if payload["runs"]["failed"]:
         text.append(
-            f"failed runs: reasons in {store.directory}/runs.jsonl, and logs/ beside it; again "
-            f"with mlxhog mad resume {name}"
+            f"failed runs: reasons in {path_from_here(store.directory)}/runs.jsonl, and logs/ "
+            f"beside it; again with mlxhog mad resume {name}"
         )
     if status != "done":  # its budget is used up
         flags = command_line(how, leave_out=("budget", "studies_dir"))

@@ -112,7 +112,9 @@ def test_a_study_reads_back_and_another_one_is_refused_with_every_difference(sto
     assert store.study() == DEFINITION
     assert store_of(DEFINITION, root, "s").directory == store.directory
     other = replace(DEFINITION, suite="lite", recipe={"steps": 5}, seeds=(1, 2), dim=None)
-    with pytest.raises(StudyError, match=r"holds another study:(.|\n)*mad resume s") as refusal:
+    with pytest.raises(
+        StudyError, match=r"holds another study:(.|\n)*mad resume \S*/s\b"
+    ) as refusal:
         store_of(other, root, "s")
     for difference in (
         "suite: it has smoke, the command lite",
