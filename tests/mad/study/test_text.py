@@ -1,34 +1,26 @@
-"""Suite lm: rungs, objectives, limits and the final; most runs are made up, two are trained."""
+"""Suite lm: rungs, objectives, limits; most runs are made up, two are trained."""
 
 import json
 import shlex
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from mlxhog import mad
 from mlxhog.base import plain_json
-from mlxhog.base.quantities import Interval
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.experiments import CompareConfig
-from mlxhog.experiments.paired_test import PairedResult
-from mlxhog.experiments.pairs import RunPair, Side, TrainedRun
-from mlxhog.mad.api import new_search
 from mlxhog.mad.objectives import ordered, pareto, parse_limit
-from mlxhog.mad.options import OBJECTIVES, ExecutionConfig, SearchOptions
+from mlxhog.mad.options import OBJECTIVES
 from mlxhog.mad.report.leaderboard import section
 from mlxhog.mad.report.page import page
 from mlxhog.mad.report.progress import state_line
 from mlxhog.mad.run import params
-from mlxhog.mad.study import final, session
+from mlxhog.mad.study import final
 from mlxhog.mad.study.definition import StudyDefinition
-from mlxhog.mad.study.scheduler import seconds_used
 from mlxhog.mad.study.store import Store, open_store
 from mlxhog.mad.tasks.text import TEXT_TASK, score_of
 from mlxhog.mad.training import text
@@ -36,83 +28,20 @@ from mlxhog.mad.winner import elected
 from mlxhog.models.layers import at_width
 from mlxhog.models.mad.sequence import parse
 from tests.cli.command import told
-from tests.mad.study.small import CutScheduler
+from tests.mad.study.made_up import (
+    BEST,
+    BITS,
+    NAMES,
+    REAL,
+    STUDY,
+    diverging,
+    names,
+    searched,
+    without_text,
+)
 from tests.pairs import each_of
 
-NAMES = {k: f"gated-conv(kernel={k}) swiglu" for k in range(5, 11)}
-SPACE = {"depth": 2, "mixers": [name.split()[0] for name in NAMES.values()], "channels": ["swiglu"]}
-REAL = final.compare
-STUDY = StudyDefinition(
-    space=SPACE, suite="lm:9000tok", n_candidates=6, prune=True, dim=16, pairs=6
-)
-BITS = {name: 2.95 if k == 10 else 3 - k / 10 for k, name in NAMES.items()}
-BEST = [NAMES[k] for k in (9, 8, 7, 6, 5, 10)]
-
-
-def made_up(config, **_):
-    """The best kernel is the longest, but for 10; decoding is slower with every tap."""
-    if config.task != TEXT_TASK:
-        score = 1 - BITS[config.candidate] / 10
-        return config.record("done", steps=1, seconds=0.01, acc_token=score, acc_macro=1 - score)
-    bits = BITS[config.candidate] - config.settings["rung"]
-    kernel = config.layers[0].kernel
-    measures = {
-        "dim": config.dim, "val_bits_per_byte": bits, "train_tokens_per_s": 100.0,
-        "decode_tokens_per_s": 1000.0 - 50 * kernel, "state_bytes": 64.0 * kernel,
-        "peak_memory_bytes": 1e6,
-    }  # fmt: skip
-    score = score_of(bits)
-    return config.record(
-        "done", steps=1, seconds=0.01, acc_token=score, acc_macro=score, measures=measures
-    )
-
-
-def diverging(config, **_):
-    """All but one diverge, and that one cannot decode."""
-    record = made_up(config)
-    if record.candidate != BEST[0]:
-        return replace(record, status="diverged", reason="the loss is not finite")
-    return replace(record, reason="it cannot decode: no state")
-
-
-def better_at_3e_3(config, **_):
-    """As made up, and other learning rates are worse."""
-    record, worse = made_up(config), 0.05 * (config.recipe.lr != 3e-3)
-    bits = record.measures["val_bits_per_byte"] + worse
-    measures = {**record.measures, "val_bits_per_byte": bits}
-    return replace(record, measures=measures, acc_token=score_of(bits), acc_macro=score_of(bits))
-
-
-def without_text(config, **_):
-    """Tasks alone have a result."""
-    return made_up(config) if config.task != TEXT_TASK else config.record("failed", reason="x")
-
-
-@pytest.fixture(autouse=True)
-def answers(monkeypatch):
-    """The final answers at once, that B is better if its key is in the returned mapping."""
-    asked = {"verdict": "a"}
-
-    def compare(store, study, two, tell, limit):
-        names = dict(zip("ab", (row.candidate for row in two), strict=True))
-        return names | {"answer": f"{asked['verdict'].upper()} is better", **asked}
-
-    monkeypatch.setattr(final, "compare", compare)
-    return asked
-
-
-def searched(root, name="s", n_runs=None, monkeypatch=None, parallel=2, run=made_up, **changes):
-    study = replace(STUDY, **changes)
-    store = open_store(study, root, name)
-    if monkeypatch is not None:
-        monkeypatch.setattr(session, "Scheduler", CutScheduler)
-        monkeypatch.setattr(CutScheduler, "n_runs", n_runs)
-    outcome = session.execute(store, study, ExecutionConfig(parallel=parallel), run=run)
-    return mad.Study(store), outcome
-
-
-def names(study):
-    return [row.candidate for row in study]
+pytestmark = pytest.mark.usefixtures("answers")
 
 
 def test_the_best_third_goes_on_with_three_times_the_budget_and_the_last_two_meet(tmp_path):
@@ -144,76 +73,6 @@ def test_a_rung_with_too_few_candidates_leaves_no_runs_to_wait_for(tmp_path):
         "the loss is not finite", "it cannot decode: no state"
     }  # fmt: skip
     assert any("it cannot decode: no state" in note for note in section(ranking).notes)
-
-
-def test_pairs_of_other_finalists_stay_apart(tmp_path, monkeypatch):
-    study, _ = searched(tmp_path)
-    folders = []
-
-    def begun(a, b, terms, folder):
-        folders.append(folder)
-        raise ConfigError("enough")
-
-    monkeypatch.setattr(final, "Comparison", begun)
-    rows = [*study][:3]
-    for two in (rows[:2], rows[1:], rows[:2]):
-        with pytest.raises(ConfigError, match="enough"):
-            REAL(study.store, study.definition, two, lambda message: None, Interval())
-    assert folders[0] == folders[2] != folders[1]
-
-
-@dataclass
-class MadeUpPairs:
-    """A comparison whose every pair takes 20 s; it has an answer after two."""
-
-    a: Side
-    b: Side
-    terms: CompareConfig
-    folder: Path
-    pairs: ClassVar[list[RunPair]] = []
-
-    open = nullcontext
-
-    @property
-    def outcome(self):
-        return PairedResult(len(self.pairs), 2, 0.1, 0.0, 0.2)
-
-    def run_next(self, tell):
-        one = TrainedRun("run", 1.0, "done", 1, 1, 10.0)
-        self.pairs.append(RunPair(len(self.pairs), "a", one, one))
-
-
-def test_a_budget_of_time_holds_in_the_final_which_the_next_session_continues(
-    tmp_path, monkeypatch
-):
-    study, _ = searched(tmp_path)
-    facts = dict.fromkeys(final.FIELDS, "A is better")
-    monkeypatch.setattr(final, "compare", REAL)
-    monkeypatch.setattr(final, "Comparison", MadeUpPairs)
-    monkeypatch.setattr(final, "result_of", lambda comparison: SimpleNamespace(facts=facts))
-    (study.store.directory / "final.json").unlink()
-    used_s = seconds_used(study.store.records())
-    for seconds, pairs, status in (
-        (used_s, 0, "budget"), (used_s + 1, 1, "budget"), (used_s + 21, 2, "done")
-    ):  # fmt: skip
-        how = ExecutionConfig(parallel=2, budget=Interval(seconds=seconds))
-        ended = session.execute(study.store, study.definition, how, run=made_up)
-        assert (ended.status, len(MadeUpPairs.pairs)) == (status, pairs)
-        assert (study.store.final() is None) == (status == "budget")
-
-
-def test_finalists_meet_at_the_learning_rates_by_which_they_are_ranked(tmp_path, monkeypatch):
-    study, _ = searched(tmp_path, rates=(1e-3, 3e-3, 9e-3), run=better_at_3e_3)
-    lrs = []
-
-    def begun(a, b, terms, folder):
-        lrs.extend([a.config.lr, b.config.lr])
-        raise ConfigError("enough")
-
-    monkeypatch.setattr(final, "Comparison", begun)
-    with pytest.raises(ConfigError, match="enough"):
-        REAL(study.store, study.definition, [*study][:2], lambda message: None, Interval())
-    assert lrs == [3e-3, 3e-3]
 
 
 def test_runs_of_a_sweep_that_a_rung_lacks_are_not_waited_for(tmp_path):
@@ -254,18 +113,6 @@ def test_a_study_is_named_as_commands_find_it(tmp_path, monkeypatch):
         assert Store(tmp_path / path).word == word
 
 
-def test_bits_per_byte_alone_lead_to_a_final_and_a_part_of_a_space_is_drawn(here):
-    def searching(**given):
-        config = SearchOptions(data="text.txt", **{"suite": "lm:2ktok", **given})
-        return new_search(config, {}, ExecutionConfig()).definition
-
-    assert (searching().pairs, searching().sampler) == (6, "grid")
-    assert searching(pairs=0).pairs == searching(objective="params").pairs == 0
-    assert searching(suite="lm:2ktok+smoke").pairs == 0
-    assert searching(candidates=3).sampler == "random"
-    assert searching(candidates=3, sampler="grid").sampler == "grid"
-
-
 def test_tasks_beside_text_have_the_recipe_and_the_width_of_their_suite():
     study = StudyDefinition(candidates=("swiglu",), suite="lm:9000tok+smoke", tasks=("depo",))
     text_run, depo = study.runs("swiglu")
@@ -274,13 +121,6 @@ def test_tasks_beside_text_have_the_recipe_and_the_width_of_their_suite():
     )
     assert (text_run.task, text_run.recipe.batch_size) == (TEXT_TASK, 4)
     assert (depo.task, depo.recipe, depo.dim) == ("depo", smoke.recipe, smoke.dim)
-
-
-def test_the_finals_winner_is_first(tmp_path, answers):
-    answers["verdict"] = "b"
-    study, outcome = searched(tmp_path)
-    assert names(study)[:2] == BEST[1::-1]
-    assert outcome.best.candidate == BEST[1]
 
 
 def test_a_study_that_stops_anywhere_ends_with_the_same_leaderboard(tmp_path, monkeypatch):
@@ -364,18 +204,6 @@ def test_equal_step_time_is_a_width_for_which_gradients_take_as_long(tmp_path, m
 
 
 # -- bad input -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text("Lock free adds never wait. " * 400)
-    Path("short.txt").write_text("no more")
-    Path("large.yaml").write_text(
-        "space: {depth: 14, mixers: [mlstm, slstm, gla], channels: [swiglu, mlp], "
-        "max_count: {slstm: 1}}\n"
-    )
-    return tmp_path
 
 
 LM = "--data text.txt --suite lm:2ktok --candidates 2"
