@@ -230,14 +230,16 @@ class _Row:
     def score_prompt(self, part: Int32, logits: NDArray[np.float32]) -> None:
         """Add the scores of a chunk of the prompt, from the logits (S, V) after its tokens."""
         check_finite(logits.max(axis=-1))
+        before = self._before
         for token, after in zip(part.tolist(), logits, strict=True):
             if self._bos_added:
                 self._bos_added = False
-            elif self._before is None:
+            elif before is None:
                 self.scores.append(TokenScore(token, None, {}))
             else:
-                self.scores.append(_score(token, self._before, self.request.top or 0))
-            self._before = after
+                self.scores.append(_score(token, before, self.request.top or 0))
+            before = after
+        self._before = logits[-1].copy()  # alone, not the chunk's
 
     def pop_scores(self) -> tuple[TokenScore, ...]:
         """Return the scores since the last call."""

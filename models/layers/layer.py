@@ -106,10 +106,13 @@ class ForwardContext:
         return [y + added[n] if n in added else y for n, y in zip(names, ys, strict=True)]
 
     def _low(self, x: Array, p: Params, names: Sequence[str]) -> Sequence[Array]:
-        """Return A x of adapters, (B, S, rank) each; those of one input share its dropout."""
+        """Return A x of adapters, (B, S, ..., rank) each; those of one input share its dropout.
+
+        So do the heads of a position.
+        """
         site = f"{self.site}.{names[0]}{adapters.A}"
         if self.masks is not None and (mask := self.masks.get(site)) is not None:
-            x = x * mask
+            x = x * mask.reshape(*mask.shape[:2], *[1] * (x.ndim - 3), -1)
         matrices = [p[name + adapters.A] for name in names]
         self.multiplied.update(map(id, matrices))
         return self.ops.linears(x, matrices)

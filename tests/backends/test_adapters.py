@@ -14,7 +14,7 @@ from mlxhog.backends import frozen
 from mlxhog.base import mapped
 from mlxhog.base import tensors as files
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.models import families
+from mlxhog.models import families, lm, lm_float64
 from mlxhog.models.adapters import LoRA, is_adapter, merged
 from mlxhog.models.layers import BUILT_IN
 from mlxhog.models.mad.sequence import parse
@@ -24,7 +24,7 @@ from mlxhog.models.ops.native.adapter_torch import OPS as NATIVE
 from mlxhog.models.sampled_softmax import SampledSoftmax
 from tests.backends.untrained import NAMES, batch, bound, values
 from tests.models.sample import SMALLEST, config, v1_config
-from tests.tolerances import LOGITS_F32, OP_F32, assert_close
+from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, OP_F32, assert_close
 
 MODELS = {
     "candidate": replace(SMALLEST, layers=parse(" ".join(layer.name for layer in BUILT_IN))),
@@ -228,6 +228,23 @@ def test_a_linear_layer_whose_bias_has_another_name_has_an_adapter_too():
     loss, _ = bound("torch:cpu", cfg, params).loss_and_grads(own)
     expected, _ = bound("torch:cpu", *whole(cfg, params)).loss_and_grads(own)
     assert loss == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("backend", NAMES)
+def test_heads_of_a_position_share_the_dropout_of_an_adapter(backend):
+    cfg = replace(one_layer("linear-attention(heads=4) swiglu"), adapter=LoRA(rank=2, dropout=0.5))
+    params, own = drawn(cfg), batch(4, 4)
+    masks = lm.dropout_masks(cfg, own.x.shape, own.seed)
+    rows = [
+        lm_float64.differentiate(
+            cfg, params, x, y, masks={n: m[k : k + 1] for n, m in masks.items()}
+        )
+        for k, (x, y) in enumerate(zip(own.x[:, None], own.y[:, None], strict=True))
+    ]
+    loss, grads = bound(backend, cfg, params).loss_and_grads(own)
+    assert loss == pytest.approx(np.mean([one for one, _ in rows]), rel=1e-6)
+    for name, grad in values(grads).items():
+        assert_close(grad, np.mean([one[name] for _, one in rows], axis=0), GRADIENT_ANY_F32)
 
 
 def test_a_target_that_a_layer_multiplies_by_itself_is_refused_with_the_way_out():

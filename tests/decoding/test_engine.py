@@ -1,5 +1,8 @@
 """Answers: the state is carried, requests come and go, prompts are read in turns, text is whole."""
 
+from dataclasses import replace
+from weakref import ref
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -244,6 +247,23 @@ def test_scores_are_the_models_probabilities_of_prompt_and_answer(chunk, generat
         expected = np.exp(logits) / np.exp(logits).sum()
         assert np.exp(score.logprob) == pytest.approx(expected[text[k]], rel=1e-4)
         assert list(score.top) == np.argsort(-expected)[:2].tolist()
+
+
+def test_an_answer_does_not_keep_the_logits_of_its_prompt():
+    model, kept = MarkovModel(), []
+    all_logits = model.all_logits
+
+    def watched(tokens, state):
+        logits, state = all_logits(tokens, state)
+        kept.append(ref(logits))
+        return logits, state
+
+    model.all_logits = watched
+    e = engine(model)
+    e.submit(replace(asked([84, 65, 66]), scores_prompt=True, top=1))
+    e.step()
+    assert e.is_busy
+    assert [one() for one in kept] == [None]
 
 
 def read(text, *stop):
