@@ -112,6 +112,9 @@ class Entry:
     heartbeat_ns: int = _field("Q", 32, atomic=True)  # `monotonic_ns()` of its last sign of life
     phase: int = _field("I", 40)  # `WorkerPhase`
     takeovers: int = _field("I", 44)  # stripes it took over from the dead
+    # written by the supervisor, while the slot is free
+    is_sidecar: int = _field("I", 48)  # 1 = the sidecar of a cluster, which trains nothing
+    # written by the worker
     ticket: int = _field("q", 128)  # the ticket in hand, -1 none
     version_read: int = _field("Q", 136)  # updates applied when it last read the parameters
     steps: int = _field("Q", 144)
@@ -166,6 +169,10 @@ class WorkerTable:
     def __iter__(self) -> Iterator[Entry]:
         """Entries of all worker slots, used or not; without the creator's."""
         return (self.entry(slot) for slot in range(1, self.max_workers + 1))
+
+    def training(self) -> Iterator[Entry]:
+        """Entries of the slots of workers that train, dead ones included."""
+        return (one for one in self if one.state != WorkerState.FREE and not one.is_sidecar)
 
     def entry(self, slot: int) -> Entry:
         """The entry of one slot, from 1 to `host_slot`."""

@@ -251,6 +251,7 @@ class Sidecar:
         """
         self._state.initialize()
         self.slot = slot
+        self.arena.workers.entry(slot).is_sidecar = 1
         self._spawn()
 
     def _spawn(self) -> None:
@@ -385,6 +386,7 @@ class Sidecar:
             self._process = None
             SeqlockCounters(self.arena, self.slot).end_update()
             self.arena.workers.release(self.slot)
+            self.arena.workers.entry(self.slot).is_sidecar = 0
             self.slot = 0
 
     def report(self) -> dict[str, object]:

@@ -62,6 +62,8 @@ from mlxhog.cluster.rendezvous import Address, check_token, hmac_of, is_hmac
 from mlxhog.errors import message_of, shown
 
 logging.getLogger("torchft").setLevel(logging.ERROR)
+_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Opens URLs of members, which no proxy of this machine's settings reaches, as all else does."""
 MIN_REPLICAS: Final = 1
 """The lighthouse's minimum; a machine without others trains on and does not wait for them."""
 JOIN_S: Final = 10.0
@@ -349,7 +351,7 @@ class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
         path = urllib.parse.urlsplit(url := f"{metadata}{step}/full").path
         request = urllib.request.Request(url, headers={"Authorization": hmac_of(self._token, path)})
         with (
-            urllib.request.urlopen(request, timeout=timeout.total_seconds()) as stream,
+            _DIRECT.open(request, timeout=timeout.total_seconds()) as stream,
             warnings.catch_warnings(),
             _foreign("the state of another member"),
         ):

@@ -337,7 +337,7 @@ class Comparison:
             bits = validation_set.bits_per_byte(float(nats.sum()), int(n_bytes.sum()))
         return TrainedRun(
             run=Path(result.run).name,
-            bits_per_byte=bits if math.isfinite(bits) else WORST_BITS,
+            bits_per_byte=min(WORST_BITS, bits),  # NaN counts as the worst
             **{name: getattr(result, name) for name in ("status", "steps", "tokens", "seconds")},
         )
 

@@ -145,9 +145,9 @@ def speed_factor(own_s: float, all_s: Sequence[float]) -> float:
     """Return the factor of lr for a worker that takes `own_s` for a gradient.
 
     factor / seconds is the same for every worker (`all_s` includes it), and its sum is that of
-    1 / seconds. It is 1 until all are measured.
+    1 / seconds. It is 1 until the worker itself is measured.
     """
-    if own_s <= 0.0 or not all_s or min(all_s) <= 0.0:
+    if own_s <= 0.0:
         return 1.0
     return own_s * sum(1.0 / each for each in all_s) / len(all_s)
 
@@ -181,7 +181,11 @@ class Delays:
             from mlxhog.arena.workers import WorkerState
 
             working = (WorkerState.STARTING, WorkerState.RUNNING)
-            every = [one.step_s for one in self._context.arena.workers if one.state in working]
+            every = [
+                one.step_s
+                for one in self._context.arena.workers.training()
+                if one.state in working and one.steps
+            ]
             lr *= speed_factor(entry.step_s, every)
         if getattr(self._strategy, "is_adapted", False):
             entry.rate_sum += lr

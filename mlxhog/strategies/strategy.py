@@ -277,9 +277,7 @@ class Strategy(Component, ABC):
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
         """Slots whose private optimizer state is used: all, until a worker has started."""
-        from mlxhog.arena.workers import WorkerState
-
-        slots = tuple(entry.slot for entry in arena.workers if entry.state != WorkerState.FREE)
+        slots = tuple(entry.slot for entry in arena.workers.training())
         return (1,) if self.one_state else slots or tuple(range(1, self.workers + 1))
 
     def resume(
@@ -306,11 +304,8 @@ class Strategy(Component, ABC):
         return ledger.count_done() - arena.counters.load("tickets_before")
 
     def step_s(self, arena: Arena) -> float:
-        """Expected seconds of the next step: by default of the fastest worker."""
-        from mlxhog.arena.workers import WorkerState
-
-        entries = (entry for entry in arena.workers if entry.state != WorkerState.FREE)
-        return min((entry.step_s for entry in entries), default=0.0)
+        """Expected seconds of the next step: by default of the fastest worker, 0 at first."""
+        return min((one.step_s for one in arena.workers.training() if one.steps), default=0.0)
 
     def between_steps(self, arena: Arena) -> bool:
         """Whether no collective step of several workers is unfinished."""

@@ -13,6 +13,7 @@ from mlxhog.arena import control
 from mlxhog.arena.control import CAPACITY, RING_BYTES, RecordKind, Ring
 from mlxhog.arena.process import process_start_time
 from mlxhog.arena.workers import ENTRY_BYTES, Entry, WorkerPhase, WorkerState
+from tests.strategies.runs import strategy
 
 FIELDS = {
     name: (field.at, struct.calcsize(field.form))
@@ -52,6 +53,24 @@ def test_a_dead_workers_slot_is_inherited_with_its_totals_and_its_locks_are_free
     assert (second.dead, second.pid, second.start_time) == (0, 12, 100)
     assert second.incarnation > other.incarnation > owner  # never used before
     assert second.generation == generation + 1
+
+
+def test_a_clusters_sidecar_is_no_worker_that_trains_and_no_step_is_expected_in_no_time(arena):
+    table = arena.workers
+    for slot in (1, 2):
+        entry = table.acquire_slot(slot)
+        entry.state, entry.steps, entry.compute_ns = WorkerState.RUNNING, 2 * slot, 12 * 10**9
+    table.entry(3).is_sidecar = 1
+    table.acquire_slot(3)
+    hogwild = strategy("hogwild", 2)
+    assert hogwild.state_slots(arena) == (1, 2)
+    assert hogwild.step_s(arena) == 3.0
+    table.mark_dead(2)
+    table.entry(1).steps = 0  # as one that has just joined
+    assert [one.slot for one in table.training()] == [1, 2]
+    assert hogwild.step_s(arena) == 3.0
+    table.entry(2).steps = 0
+    assert hogwild.step_s(arena) == 0.0
 
 
 def test_a_start_time_tells_a_process_from_its_successor_and_from_none():

@@ -1,11 +1,14 @@
 """`mlxhog compare` through the real command: verdicts, refusals, interruption and continuation."""
 
 import json
+import math
 import signal
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import Mock
+from types import SimpleNamespace
+from unittest.mock import MagicMock, Mock
 
+import numpy as np
 import pytest
 
 from mlxhog.checkpoint import run as runs
@@ -17,6 +20,7 @@ from mlxhog.training.supervisor.training import train
 from tests.another_process import Program
 from tests.cli.command import refused, said, told
 from tests.display.sample_run import write_run
+from tests.pairs import each_of
 from tests.threads import wait_until
 from tests.training.small import small_config
 
@@ -81,6 +85,14 @@ def test_a_better_step_size_is_told_early_and_again_at_once(
         assert message in text
     other = ("compare", *words, *sides[:-1], "4", "--folder", folder)
     refused(capsys, "holds another comparison", *other)
+
+
+@each_of(("bits", "counted"), [(3.0, 3.0), (9.5, 8.0), (float("nan"), 8.0), (float("inf"), 8.0)])
+def test_a_run_worse_than_a_guess_is_no_better_than_one_that_diverged(bits, counted):
+    child = SimpleNamespace(call=lambda *_: (np.array([bits * math.log(2)]), np.array([1])))
+    ended = Mock(status="done", run="runs/a", checkpoint="runs/a/checkpoints/last")
+    scored = Comparison._scored(MagicMock(), child, "a", ended)
+    assert scored.bits_per_byte == pytest.approx(counted)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from tests.cluster import machines as groups
 from tests.cluster.machines import Machine, Table, choice
 from tests.processes import alive
 from tests.threads import LIMIT_S, wait_until
-from tests.training.small import small_config
+from tests.training.small import checkpoint_of, filled, small_config
 
 pytestmark = pytest.mark.usefixtures("spawned_workers")
 
@@ -148,6 +148,23 @@ def test_a_sidecar_changes_no_parameter_during_a_pause(machine, start):
     machine.arena.counters.store("pause", 0)
     machine.train(1.0)
     poll_until(sidecar, lambda: machine.own.words["tokens"] == 200)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_has_the_moments_of_its_workers_and_none_of_the_sidecar(
+    tmp_path, monkeypatch
+):
+    let_sidecars_open(monkeypatch, groups.alone)
+    options = {"workers": "torch:cpu*2", "steps": 12, "cluster": "127.0.0.1:8600"}
+    first = train(small_config(tmp_path, **options))
+    saved = checkpoint_of(first)
+    assert saved.state["opt_steps"].keys() == {"1", "2"}
+    with filled(small_config(tmp_path, resume=first.run, **options)) as (_, arena, said):
+        assert not any("averaged" in message for message in said)
+        for slot, steps in saved.state["opt_steps"].items():
+            assert arena.workers.entry(int(slot)).opt_step == steps
+            for name, view in arena.views(f"m.{slot}").items():
+                np.testing.assert_array_equal(view, saved.optimizer[f"m.{slot}/{name}"])
 
 
 @pytest.mark.slow

@@ -161,6 +161,13 @@ def test_a_state_is_sent_only_for_a_request_with_the_token_and_read_up_to_its_si
             fetch("right", max_bytes=10**6)
 
 
+def test_a_state_of_a_member_takes_no_way_through_a_proxy(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with offered(np.ones(4, np.float32)) as (state, fetch):
+        assert fetch("right").digest == state.digest
+
+
 def test_machines_that_describe_themselves_absurdly_are_left_out_or_bounded():
     from mlxhog.cluster.torchft_group import MAX_NAME, TorchftGroup
 

@@ -68,6 +68,12 @@ def test_a_strategy_has_the_speed_of_its_closed_form(row):
         assert prediction.staleness.max == 0
 
 
+def test_each_worker_takes_its_steps_between_two_merges_where_two_share_a_replica_too():
+    strategy = OuterLoop(period=4, replicas=2, round_s=1.0)
+    prediction = simulate(workers_of(4), strategy, updates=ROUNDS)
+    assert prediction.updates_per_s == close(4 * 4 / (4 * 1.0 + 1.0))
+
+
 @pytest.mark.parametrize(
     ("workers", "time"),
     [(1, SECOND), (2, times_of("exponential", 0.0, 1.0)), (4, SHIFTED),

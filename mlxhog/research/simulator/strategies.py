@@ -206,7 +206,7 @@ class SimulatedSync(SimulatedStrategy):
 
 @dataclass(frozen=True)
 class OuterLoop(SimulatedStrategy):
-    """Replicas of the parameters that are merged after each `period` of their steps.
+    """Replicas of the parameters that are merged after each `period` steps of their workers.
 
     With one replica for each worker this is local SGD; with fewer, the workers of a replica train
     it lock-free. Every step counts as an update, and staleness counts updates of the same replica.
@@ -214,7 +214,7 @@ class OuterLoop(SimulatedStrategy):
     Source: Stich 2019, arXiv:1805.09767; Douillard et al. 2023, arXiv:2311.08105.
     """
 
-    period: int | None  # steps of each replica between two merges; None for no merge before the end
+    period: int | None  # steps of each worker between two merges; None for no merge before the end
     replicas: int | None = None  # their number; None for one per worker
     round_s: float = 0.0  # for a merge, beyond the copies that each worker makes
 
@@ -228,27 +228,26 @@ class OuterLoop(SimulatedStrategy):
             )
         if sim.learner is not None:
             sim.learner.replicate(count)
-        # Of merges; their number; and the steps that each replica has begun.
-        return {"barrier": Barrier(sim), "merged": 0, "steps": [0] * count}
+        # Of merges; their number; and the steps that each worker has begun.
+        return {"barrier": Barrier(sim), "merged": 0, "steps": [0] * workers, "replicas": count}
 
     def steps(self, worker: WorkerContext, shared: dict[str, Any]) -> Behaviour:
-        steps = shared["steps"]
-        own = worker.rank % len(steps)
-        shared["barrier"].join(worker.rank)
+        steps, rank = shared["steps"], worker.rank
+        shared["barrier"].join(rank)
         while True:
-            while self.period is not None and steps[own] >= self.period * (shared["merged"] + 1):
+            while self.period is not None and steps[rank] >= self.period * (shared["merged"] + 1):
                 yield from self._merge(self.period, worker, shared)
-            steps[own] += 1
-            yield from worker.gradient(1 + own)
+            steps[rank] += 1
+            yield from worker.gradient(1 + rank % shared["replicas"])
             yield from worker.write()
 
     def _merge(self, period: int, worker: WorkerContext, shared: dict[str, Any]) -> Behaviour:
-        count, sim, round_ = len(shared["steps"]), worker.sim, shared["merged"]
+        count, sim, round_ = shared["replicas"], worker.sim, shared["merged"]
         yield shared["barrier"].arrive(worker.rank)
         yield worker.copy((count + 1) / (2 * count))
         yield StepPhase(self.round_s)
         if shared["merged"] == round_:
             shared["merged"] += 1
-            shared["steps"][:] = [period * shared["merged"]] * count
+            shared["steps"][:] = [period * shared["merged"]] * len(shared["steps"])
             if sim.learner is not None:
                 sim.learner.merge(sorted({1 + rank % count for rank in sim.alive}))

@@ -240,8 +240,7 @@ def _sent_per_s(
         case SimulatedSync():
             return prediction.updates_per_s * once
         case OuterLoop():
-            replicas = strategy.replicas or config.workers
-            per_merge = replicas * strategy.period if strategy.period else math.inf
+            per_merge = config.workers * strategy.period if strategy.period else math.inf
             return prediction.gradients_per_s / per_merge * once
     return prediction.gradients_per_s / config.machines * n_bytes
 

@@ -19,7 +19,6 @@ from mlxhog import optim
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import Segment
 from mlxhog.arena.ledger import Ledger, Position
-from mlxhog.arena.workers import WorkerState
 from mlxhog.base import mapped
 from mlxhog.config.budget import Budget
 from mlxhog.display.views import Tell
@@ -299,7 +298,7 @@ def inherit(arena: Arena, slot: int, private: tuple[str, ...], *, one_state: boo
     """
     if one_state:
         return
-    workers = [one for one in arena.workers if one.state != WorkerState.FREE and one.slot != slot]
+    workers = [one for one in arena.workers.training() if one.slot != slot]
     source = max(workers, key=lambda one: one.opt_step)
     for kind in private:
         state = arena.segment(f"{kind}.{slot}")

@@ -16,7 +16,7 @@ from mlxhog.arena.clock import Clock
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import WatchedTime
-from mlxhog.arena.workers import QUIESCED, WorkerPhase, WorkerState
+from mlxhog.arena.workers import QUIESCED, WorkerPhase
 from mlxhog.config.budget import Budget
 from mlxhog.display.views import Tell
 from mlxhog.errors import WorkerFailed
@@ -226,7 +226,7 @@ class Session(Generic[P]):
 
     def pause_limit_s(self) -> float:
         """Return how long workers may take to pause: `PAUSE_S`, or a step of each and one more."""
-        steps_s = [entry.step_s for entry in self.arena.workers if entry.state != WorkerState.FREE]
+        steps_s = [entry.step_s for entry in self.arena.workers.training()]
         of_each = sum(steps_s) + max(steps_s, default=0.0)  # as in strategy locked
         return max(PAUSE_S, of_each, 2 * self.strategy.step_s(self.arena))
 
