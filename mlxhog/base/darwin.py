@@ -51,6 +51,16 @@ def sysctl_text(name: str) -> str:
     return (sysctl(name) or b"").rstrip(b"\0").decode(errors="replace")
 
 
+def host_uuid() -> str:
+    """Return the id of this Mac, whatever its name now is (gethostuuid); "" outside macOS."""
+    if sys.platform != "darwin":
+        return ""
+    call, uuid, wait = _system().gethostuuid, ctypes.create_string_buffer(16), (ctypes.c_long * 2)()
+    wait[0] = 1  # a timespec: s, then ns
+    call.argtypes = (ctypes.c_char_p, ctypes.c_void_p)
+    return "" if call(uuid, ctypes.byref(wait)) != 0 else uuid.raw.hex()
+
+
 def reason(error: OSError) -> str:
     """Return why the system refuses a file, with the setting of macOS that may allow it.
 
@@ -126,10 +136,7 @@ def awake() -> Iterator[str]:
             command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
         )
     except OSError as error:
-        yield (
-            "this Mac may fall asleep while the run trains: caffeinate cannot start "
-            f"({error.strerror}); --no-keep-awake leaves it out"
-        )
+        yield f"this Mac may fall asleep meanwhile: caffeinate cannot start ({error.strerror})"
         return
     try:
         yield ""

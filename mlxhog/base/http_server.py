@@ -14,6 +14,7 @@ from mlxhog.base.processes import NO_DESCRIPTORS, descriptors_text
 from mlxhog.base.quantities import split_host
 from mlxhog.errors import ConfigError, EnvironmentLacks
 
+ANSWERS_S = 0.2  # a server on this machine answers within this
 OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})  # names of this machine in a Host header
 
 
@@ -87,6 +88,8 @@ def listen(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = _addresses(host, port)[0]
     listener = socket.socket(family, kind, protocol)
     try:
+        if sys.platform == "darwin" and port:
+            _refuse_answered(address)
         # The port of a server that ended seconds ago counts as free, a running server's does not.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -104,6 +107,19 @@ def listen(host: str, port: int) -> socket.socket:
             f"cannot listen on port {port} of {host}: {error.strerror}; choose one above 1023"
         ) from error
     return listener
+
+
+def _refuse_answered(address: tuple[Any, ...]) -> None:
+    """Raise EADDRINUSE if a server answers there.
+
+    With SO_REUSEADDR, BSDs let one listen on all addresses beside another's on one of them, and the
+    more specific one then gets the clients of this machine.
+    """
+    try:
+        socket.create_connection(address[:2], timeout=ANSWERS_S).close()
+    except OSError:
+        return
+    raise OSError(errno.EADDRINUSE, "")
 
 
 def url_of(listener: socket.socket) -> str:

@@ -20,6 +20,7 @@ A process that gets the kernel's lock first reads the record:
 import contextlib
 import fcntl
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -87,9 +88,18 @@ class Holder:
     boot: str = ""  # of its host, see `boot_id`
 
     @property
+    def is_here(self) -> bool:
+        """Whether its machine is this one.
+
+        The name of a Mac may change with its network while programs run, and the id of its boot is
+        its own; on Linux, containers share that of their machine.
+        """
+        return self.host == host() or (sys.platform == "darwin" and self.boot == boot_id())
+
+    @property
     def elsewhere(self) -> str:
         """The name of its host if that is another one, else ""."""
-        return "" if self.host == host() else self.host
+        return "" if self.is_here else self.host
 
     def __str__(self) -> str:
         place = f" on {self.elsewhere}" if self.elsewhere else ""
@@ -281,7 +291,7 @@ def _living(folder: Path, *, is_certain: bool) -> Holder | None:
         touched_s = (folder / RECORD).lstat().st_mtime
     except OSError:
         return None
-    if one.host == host():
+    if one.is_here:
         if one.boot != boot_id():
             if not one.host.startswith("localhost"):  # the name of many machines
                 return None

@@ -41,6 +41,7 @@ from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.published import SeqlockCounters
 from mlxhog.arena.words import Table
+from mlxhog.base import darwin
 from mlxhog.cluster.group import Float32, GroupState
 from mlxhog.optim import updates
 
@@ -267,4 +268,5 @@ class OuterState:
 
 
 def _host() -> int:
-    return int.from_bytes(hashlib.blake2b(platform.node().encode(), digest_size=6).digest())
+    name = darwin.host_uuid() or platform.node()  # the name of a Mac changes with its network
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest())

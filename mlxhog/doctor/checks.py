@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.resources import available_shared_memory
 from mlxhog.doctor.litmus import LOSSLESS, inconclusive
+from mlxhog.doctor.system import output_of
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal.emulator import build
 from mlxhog.models.ops.operators import MAX_SUM_TERMS
@@ -137,7 +139,15 @@ def wheel_tags(package: str) -> list[str]:
 
 
 def compiler() -> str | None:
-    """Return the path and version line of a C++ compiler; None if none runs."""
+    """Return the path and version line of a C++ compiler; None if none runs.
+
+    A Mac without developer tools has programs of these names, which open a window to install them.
+    """
+    try:
+        if sys.platform == "darwin":
+            output_of("xcode-select", "-p")  # which only says that there are none
+    except EnvironmentLacks:
+        return None
     for name in COMPILERS:
         with suppress(EnvironmentLacks):
             first, _, _ = build.version(name).partition("\n")

@@ -2,9 +2,11 @@
 
 import socket
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 
+from mlxhog.base import http_server
 from mlxhog.base.http_server import OWN_NAMES, ForeignRequest, check_names, listen, url_of
 from mlxhog.errors import ConfigError
 from tests.pairs import each_of
@@ -55,6 +57,19 @@ def test_a_port_in_use_and_an_address_that_is_not_there_are_named():
     for host in ("no such host", "192.0.2.7", "a" * 300, *odd):
         with pytest.raises(ConfigError, match="no such address|not an address of this machine"):
             listen(host, 0)
+
+
+@each_of("host", ["127.0.0.1", "0.0.0.0"])
+def test_on_a_mac_another_servers_port_is_in_use_on_all_addresses_too(monkeypatch, host):
+    monkeypatch.setattr(http_server, "sys", SimpleNamespace(platform="darwin"))
+    with closing(listen("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with monkeypatch.context() as as_bsd:
+            as_bsd.setattr(socket.socket, "bind", lambda listener, address: None)  # allows it
+            with pytest.raises(ConfigError, match=rf"port {port} of {host} is in use by another"):
+                listen(host, port)
+    with closing(listen(host, port)):
+        pass
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")

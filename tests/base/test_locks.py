@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -92,6 +93,28 @@ def test_a_mac_knows_its_boots_apart(monkeypatch):
     del names["kern.bootsessionuuid"]
     monkeypatch.setattr(locks, "BOOT_FILE", Path("/does/not/exist"))
     assert locks.boot_id.__wrapped__() == "0102"
+
+
+def test_a_mac_has_an_id_whatever_its_name(monkeypatch):
+    def gethostuuid(uuid, wait):
+        uuid[:] = bytes(range(16))
+        return 0
+
+    assert darwin.host_uuid() == ""
+    monkeypatch.setattr(darwin, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(darwin, "_system", lambda: SimpleNamespace(gethostuuid=gethostuuid))
+    assert darwin.host_uuid() == bytes(range(16)).hex()
+
+
+def test_a_mac_is_itself_in_another_network(tmp_path, monkeypatch):
+    leave(tmp_path, renamed := Holder(HERE.pid, "Annas-MacBook.home", HERE.boot))
+    assert locks.is_locked(tmp_path)  # as a container's, which shares the boot of its machine
+    assert renamed.elsewhere == "Annas-MacBook.home"
+    monkeypatch.setattr(locks, "sys", SimpleNamespace(platform="darwin"))
+    assert not locks.is_locked(tmp_path)
+    assert renamed.elsewhere == ""
+    with locks.lock(tmp_path, RunError):
+        pass
 
 
 def test_without_locks_a_process_of_another_user_holds_a_folder_while_it_lives(tmp_path):

@@ -83,7 +83,7 @@ def test_a_mac_stays_awake_during_the_block_and_no_longer_or_says_so(tmp_path):
     assert simulated(AWAKE, log, PATH=path).splitlines() == ["True", "no child"]
     note, child = simulated(AWAKE, tmp_path / "none").splitlines()
     assert "may fall asleep" in note
-    assert "--no-keep-awake" in note
+    assert "caffeinate cannot start" in note
     assert child == "no child"
 
 

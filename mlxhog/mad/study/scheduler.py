@@ -75,10 +75,11 @@ class Scheduler:
 
     # -- a session -------------------------------------------------------------------------------
 
-    def run(self) -> StudyProgress:
+    def run(self, note: str = "") -> StudyProgress:
         """Execute runs until none is left, the limit is reached, or Ctrl-C; return the last state.
 
-        After the first Ctrl-C the runs in progress end, the second one drops them.
+        A note is shown first. After the first Ctrl-C the runs in progress end, the second one drops
+        them.
 
         Raises:
             EnvironmentLacks: a result cannot be recorded, such as on a full disk; the study can be
@@ -87,6 +88,8 @@ class Scheduler:
         """
         self._began_s = self._shown_s = time.monotonic()
         is_announced = False
+        if note:
+            self._show(note)
         with Interrupts() as interrupts:
             while interrupts.count < 2:
                 if interrupts.count == 0:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
-from mlxhog.base import machine
+from mlxhog.base import darwin, machine
 from mlxhog.base.processes import require_children
 from mlxhog.base.quantities import Interval
 from mlxhog.base.workers import GPU_BACKENDS, resolve_workers
@@ -93,8 +93,8 @@ def execute(
         else:
             pool = Pool(run, parallel=parallel, threads=threads, logs=store.directory / "logs")
             executor = stack.enter_context(pool)
-        tell = observer or (lambda progress: None)
-        ended = Scheduler(store, study, executor, parallel, how.budget, tell, keep).run()
+        tell, note = observer or (lambda progress: None), stack.enter_context(darwin.awake())
+        ended = Scheduler(store, study, executor, parallel, how.budget, tell, keep).run(note)
         return _with_final(store, study, how.budget, ended, tell) if study.is_text else ended
 
 

@@ -1,6 +1,6 @@
 """Two finalists of a search of suite lm meet."""
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +17,31 @@ from mlxhog.mad.api import new_search
 from mlxhog.mad.options import ExecutionConfig, SearchOptions
 from mlxhog.mad.study import final, session
 from mlxhog.mad.study.scheduler import seconds_used
-from tests.mad.study.made_up import BEST, REAL, better_at_3e_3, made_up, names, searched
+from mlxhog.mad.study.store import open_store
+from tests.mad.study.made_up import BEST, REAL, STUDY, better_at_3e_3, made_up, names, searched
 
 pytestmark = pytest.mark.usefixtures("answers")
+
+
+def test_a_mac_stays_awake_until_the_final_has_ended(tmp_path, monkeypatch):
+    states, messages, answer = [], [], final.compare
+
+    @contextmanager
+    def awake():
+        states.append("awake")
+        yield "this Mac may fall asleep"
+        states.append("asleep")
+
+    def compare(*of):
+        states.append("final")
+        return answer(*of)
+
+    monkeypatch.setattr(session.darwin, "awake", awake)
+    monkeypatch.setattr(final, "compare", compare)
+    store, how = open_store(STUDY, tmp_path, "s"), ExecutionConfig(parallel=2)
+    session.execute(store, STUDY, how, lambda now: messages.append(now.message), made_up)
+    assert states == ["awake", "final", "asleep"]
+    assert messages[0] == "this Mac may fall asleep"
 
 
 def test_pairs_of_other_finalists_stay_apart(tmp_path, monkeypatch):

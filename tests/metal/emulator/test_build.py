@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,6 +79,17 @@ def test_a_compiler_that_does_not_run_is_named_in_words(script, words, tmp_path,
         monkeypatch.undo()
         build.version.cache_clear()
     assert checks.compiler().count("/") >= 1
+
+
+def test_a_mac_without_developer_tools_is_not_asked_for_a_compiler(monkeypatch):
+    def lacks(*command):
+        assert command == ("xcode-select", "-p")
+        raise EnvironmentLacks("xcode-select -p ended with code 2")
+
+    monkeypatch.setattr(checks, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(checks, "output_of", lacks)
+    monkeypatch.setattr(build, "version", lambda name: pytest.fail(name))
+    assert checks.compiler() is None
 
 
 def test_fibers_are_apples_own_on_every_mac_and_compile_there(tmp_path):
