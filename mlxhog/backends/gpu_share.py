@@ -32,7 +32,7 @@ class GPUShare:
     """One worker's share of a GPU."""
 
     workers: int = 1  # number of processes that compute on the GPU, including this one
-    wrapped_bytes: int = 0  # memory of the arena that the framework wraps and counts as its own
+    wrapped_bytes: int = 0  # memory of the run that the framework wraps and counts as its own
     piece_tokens: int = PIECE_TOKENS  # tokens per piece
 
     def own_bytes(self, recommended_bytes: int) -> int:
@@ -140,7 +140,8 @@ def limit_mlx(mx: ModuleType, share: GPUShare, *, on_gpu: bool) -> MLXCache:
         raise EnvironmentLacks(
             f"the GPU has {recommended / 2**30:.1f} GiB for programs; {share.workers} workers that "
             f"import {share.wrapped_bytes / 2**30:.1f} GiB each leave {own / 2**30:.2f} GiB for "
-            "one; use fewer GPU workers, a smaller --model, or --gpu-write cpu"
+            "one; use fewer GPU workers, a smaller --model, --gpu-write cpu, or, beside an "
+            "adapter, --base-weights 4bit"
         )
     mx.set_memory_limit(limit)
     max_bytes = max(own, MIN_BYTES)

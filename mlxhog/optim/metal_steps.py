@@ -90,7 +90,8 @@ class MetalSteps:
         """Wrap the parameters, (n,) float32, or raise EnvironmentLacks."""
         self.engine = engine
         self.arena = engine.wrap(wrappable(flat))
-        self._directions = pages(flat.size)  # of dense gradients, as the arena has parameters
+        dense = (one.offset + one.size for one in slots.values() if one.kind != "table")
+        self._directions = pages(max(dense, default=1))  # as the arena has dense parameters
         self._wrapped_directions = engine.wrap(wrappable(self._directions))
         self._decays = engine.array(decay_flags(slots, decay, flat.size))
         self._wrapped: dict[int, Any] = {}

@@ -105,6 +105,7 @@ def _copied(x: array) -> array:
     """Return an evaluated copy of x, outside of any graph."""
     if x.dtype == mx.bfloat16:  # the buffer protocol does not have it
         return _copied(x.view(mx.uint16)).view(mx.bfloat16)
+    mx.eval(x)  # NumPy drops an error that is raised as it asks for the memory
     return mx.array(memoryview(np.asarray(x, order="C")))  # type: ignore[arg-type]
 
 

@@ -4,6 +4,7 @@ The emulation stands in for the GPU: kernels compute in it, by the engines' own 
 """
 
 import inspect
+import os
 import re
 from functools import partial
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from mlxhog import backends
 from mlxhog.backends import probes
 from mlxhog.backends.probes import ALLOWED, CHECKS, SIZES, Allowed, faults
 from mlxhog.doctor.record import sections
-from mlxhog.errors import EnvironmentLacks, whole_text
+from mlxhog.errors import EnvironmentLacks, LostGPU, whole_text
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.kernels import slstm
@@ -54,7 +55,7 @@ def test_right_kernels_pass_with_room(framework, monkeypatch, new_emulator):
 def test_the_kernels_that_a_model_will_use_are_compiled_at_its_widths(monkeypatch, new_emulator):
     monkeypatch.setattr(probes, "SIZES", SIZES[:1])
     cells = [
-        ("causal_conv", (3, 20)), ("mlstm_cell", (4, 24, 40, 16)),
+        ("causal_conv", (3, 20)), ("causal_conv", (1, 20)), ("mlstm_cell", (4, 24, 40, 16)),
         ("slstm_cell", (4, 40)),
     ]  # fmt: skip
     engine = new_emulator()
@@ -69,7 +70,7 @@ def test_the_kernels_that_a_model_will_use_are_compiled_at_its_widths(monkeypatc
         for name in ("DK", "DV", "K", "CH")
         if name in one.inputs
     }
-    assert {("DK", 24), ("DV", 40), ("K", 3), ("CH", 20)} <= widths
+    assert {("DK", 24), ("DV", 40), ("K", 3), ("K", 1), ("CH", 20)} <= widths
 
 
 def test_a_head_too_wide_for_a_threadgroup_is_a_fault_of_the_check(monkeypatch, new_emulator):
@@ -180,6 +181,26 @@ def test_a_fault_of_a_result_that_should_be_zero_says_so(monkeypatch):
     monkeypatch.setattr(probes, "_results", results)
     fault = faults("mlx", "cpu", np.array([0.0, 0.5]), threads=1)["mlstm_cell"]
     assert fault == "h is off by 5.0e-01, where it should be 0, expected 1.0e-06 at most"
+
+
+def test_a_lost_gpu_is_no_fault_of_the_operator_that_it_computed(monkeypatch):
+    def results(device, ops, name, sizes):
+        if not isinstance(ops, Ops):
+            raise LostGPU("[METAL] Command buffer execution failed")
+        yield CHECKS[name].results[0], np.zeros(2)
+
+    monkeypatch.setattr(probes, "_results", results)
+    with pytest.raises(LostGPU):
+        faults("mlx", "cpu", None, threads=1)
+
+
+def test_an_error_of_a_lazy_array_is_raised_where_its_memory_is_read(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.ones(1 << 16, np.float32))
+    doubled = 2 * mx.load(str(path))
+    os.truncate(path, 200)
+    with pytest.raises(RuntimeError, match="Unable to read"):
+        probes.Device("mlx", "cpu", 1).host(doubled)
 
 
 def test_every_operator_with_a_kernel_is_checked():

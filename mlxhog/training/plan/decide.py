@@ -27,6 +27,7 @@ from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count
 from mlxhog.models.sampled_softmax import SampledSoftmax
 from mlxhog.models.spec import ParamSpec
+from mlxhog.strategies import prediction
 from mlxhog.training.plan import (
     adapter,
     batch_size,
@@ -218,7 +219,14 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             trained_parameters=trained,
             memory=memory,
             decay=frozenset(name for name, one in spec.items() if one.decay),
-            gpu_share=gpu_share(config, workers, writers, layout),
+            gpu_share=gpu_share(
+                config,
+                workers,
+                writers,
+                layout,
+                traces=prediction.segments(regime.strategy.run, regime.strategy.slots),
+                base_bytes=memory.base_bytes,
+            ),
             validation_text=ValidationText(data.val, data.tokenizer, validation),
             sampled=sampled,
             base=base,
@@ -250,6 +258,7 @@ def _fitting(plans: Sequence[TextPlan]) -> list[TextPlan]:
                     plan.layout,
                     variants,
                     recompute=recompute,
+                    on_metal=plan.writers.gpu_write != "cpu",
                     negatives=0 if plan.sampled is None else plan.sampled.negatives,
                 ),
                 recompute_from=why,

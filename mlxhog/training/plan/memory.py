@@ -7,7 +7,7 @@ size is an estimate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,11 +50,13 @@ class Memory:
     def with_gradients(
         self, config: TrainConfig, model: ModelConfig, layout: Layout,
         workers: Sequence[tuple[str, str]], *, negatives: int = 0, recompute: str = "none",
+        on_metal: bool = False,
     ) -> Memory:  # fmt: skip
         """Return this with the estimate for the worker of a run that needs the most.
 
         Each worker is a framework and a kernel variant; `negatives` are those of sampled softmax, 0
-        for the full one; `recompute` is as of `activations`.
+        for the full one; `recompute` is as of `activations`. Writes `on_metal` have directions in
+        memory.
         """
         copies = (config.read != "live") + config.overlap
         copies += strategies.prediction_of(config) == "own" and len(workers) > 1
@@ -67,7 +69,8 @@ class Memory:
             is_bf16 = uses_bf16_matmuls(kernels, config.dtype)
             how["dtype"] = "bfloat16" if is_bf16 else "float32"
             each.append(activations(model, framework, kernels, **how))
-        own = replace(self, copies_bytes=copies * 4 * layout.n_floats, recompute=recompute)
+        copies_bytes = 4 * (copies * layout.n_floats + on_metal * layout.dense_end)
+        own = replace(self, copies_bytes=copies_bytes, recompute=recompute)
         memories = [replace(own, kept=kept, seq_len=config.seq_len) for kept in each]
         return max(memories, key=lambda memory: memory.of_batch(config.micro_batch))
 
@@ -97,14 +100,14 @@ class Memory:
             f"the run needs {n_bytes / GIB:.1f} GiB ({shared_bytes / GIB:.1f} shared, "
             f"{worker_bytes / GIB:.1f} in each of {workers} workers)"
         )
-        smaller = "--base-weights 4bit, " * bool(self.base_bytes)
-        way = f"use {self._recomputing}{smaller}fewer --workers, a smaller --batch-size or --model"
+        way = f"use {self._smaller}fewer --workers, a smaller --batch-size or --model"
         self._check(n_bytes, need, way)
 
     @property
-    def _recomputing(self) -> str:
-        """The first way to need less memory, with a comma; "" if it is in use."""
-        return "--recompute blocks, " * (self.recompute == "none")
+    def _smaller(self) -> str:
+        """The first ways to need less memory, each with a comma."""
+        recomputing = "--recompute blocks, " * (self.recompute == "none")
+        return recomputing + "--base-weights 4bit, " * bool(self.base_bytes)
 
     def _check(self, n_bytes: int, need: str, way: str) -> None:
         if n_bytes > self.limit_bytes:
@@ -127,12 +130,15 @@ class Memory:
         if own is None or need <= own:
             return
         most = self.max_sequences(own)
+        largest = (
+            f"the largest batch that fits is {most} (--batch-size {most}), --grad-accumulation "
+            "makes a step of several; or take "
+        )
         raise EnvironmentLacks(
             f"batch_size is {sequences}: its gradient needs about {need / GIB:.1f} GiB on the GPU, "
             f"and a worker has {max(own, 0) / GIB:.1f} GiB ({USABLE:g} of the recommended memory, "
-            f"divided by {share.workers}); the largest batch that fits is {most} (--batch-size "
-            f"{most}), --grad-accumulation makes a step of several; or take "
-            f"{self._recomputing}a smaller --model or --seq-len"
+            f"divided by {share.workers}, without what they share); "
+            f"{largest if most > 0 else 'take '}{self._smaller}a smaller --model or --seq-len"
         )
 
     def keeps_snapshots(self, live: str, parameters: int, note: Tell) -> bool:
@@ -148,13 +154,26 @@ class Memory:
 
 
 def gpu_share(
-    config: TrainConfig, workers: Sequence[WorkerSpec], writers: Writers, layout: Layout
+    config: TrainConfig,
+    workers: Sequence[WorkerSpec],
+    writers: Writers,
+    layout: Layout,
+    *,
+    traces: Iterable[str],
+    base_bytes: int,
 ) -> GPUShare:
-    """The share of the GPU's memory for each worker that uses it."""
-    segments = int(config.read == "live") + int(writers.gpu_write == "metal")
+    """The share of the GPU's memory for each worker that uses it.
+
+    Metal writes the segments `traces`, too. Of an adapter's base MLX counts the wrapped pages;
+    torch has a copy.
+    """
+    floats = layout.n_floats * (config.read == "live")
+    if writers.gpu_write == "metal":
+        own = sum(layout.segments[name].count for name in traces)
+        floats += layout.n_floats + layout.dense_end + own
     return GPUShare(
         workers=max(1, sum(worker.backend in GPU_BACKENDS for worker in workers)),
-        wrapped_bytes=segments * 4 * layout.n_floats,
+        wrapped_bytes=4 * floats + base_bytes,
     )
 
 

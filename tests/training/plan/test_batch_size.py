@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -16,9 +17,11 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.activations import Activations
+from mlxhog.strategies import prediction
 from mlxhog.training.plan import batch_size, memory
 from mlxhog.training.plan.batch_size import FULL, advice, choose, limit_of, proposed
 from mlxhog.training.plan.decide import make_plan
+from mlxhog.training.plan.kernel_choice import Writers
 from mlxhog.training.plan.memory import WORKER_BASE_BYTES, Memory
 from mlxhog.training.plan.preview import facts
 from mlxhog.training.plan.values import BatchChoice, BatchSpeed
@@ -181,9 +184,34 @@ def test_a_batch_that_does_not_fit_the_gpu_is_refused_with_the_largest_that_does
     monkeypatch.setattr(memory, "own_gpu_bytes", lambda share, workers: 6 * gib)
     share = GPUShare(workers=2)
     memory_of.check_gpu(10, share, two)
+    none = replace(memory_of, kept=kept._replace(token_bytes=9 * gib), base_bytes=gib)
+    with pytest.raises(EnvironmentLacks, match="take --recompute blocks, --base-weights 4bit, a"):
+        none.check_gpu(1, share, two)
     with pytest.raises(EnvironmentLacks, match=r"6\.5 GiB on the GPU.*has 6\.0 GiB") as refusal:
         memory_of.check_gpu(11, share, two)
     assert "the largest batch that fits is 10 (--batch-size 10)" in str(refusal.value)
+
+
+def test_a_gpus_share_counts_all_memory_of_the_run_that_a_framework_takes_as_its_own(tmp_path):
+    options = {"workers": "torch:cpu*2", "moments": "shared", "predict": "last"}
+    plan = make_plan(small_config(tmp_path, **options))
+    run, layout = plan.strategy.run, plan.layout
+    traces = prediction.segments(run, plan.strategy.slots)
+    assert len(traces) == 2
+    one = 4 * layout.n_floats
+    assert layout.n_dense == layout.n_floats
+
+    def wrapped(gpu_write, *, traces=(), base_bytes=0, read="snapshot"):
+        workers, writers = [WorkerSpec("mlx:gpu", 1)] * 2, Writers(gpu_write, "racy")
+        how, config = {"traces": traces, "base_bytes": base_bytes}, SimpleNamespace(read=read)
+        return memory.gpu_share(config, workers, writers, layout, **how)
+
+    directions = 4 * layout.dense_end
+    assert wrapped("cpu") == GPUShare(workers=2)
+    assert wrapped("cpu", base_bytes=1000).wrapped_bytes == 1000
+    assert wrapped("metal").wrapped_bytes == one + directions
+    assert wrapped("metal", traces=traces).wrapped_bytes == 3 * one + directions
+    assert wrapped("metal", read="live").wrapped_bytes == 2 * one + directions
 
 
 def test_a_run_that_does_not_fit_is_refused_with_the_limit_that_it_exceeds():
