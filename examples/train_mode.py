@@ -2,7 +2,8 @@
 
 Answers huggingface/transformers #47013 and NX-AI/xlstm #93.
 
-    python examples/train_mode.py        needs transformers: python -m pip install transformers
+    python -m pip install transformers
+    python examples/train_mode.py
 
 Modes "train" without last states and "train_with_padding" crash in transformers and in the xlstm
 package, "train" takes multiples of the chunk size only, and a cache does not survive a gradient.

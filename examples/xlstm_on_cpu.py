@@ -1,6 +1,7 @@
 """An xLSTM on a machine without a GPU: is there a CPU version (NX-AI/xlstm #85)?
 
-    python examples/xlstm_on_cpu.py        needs the package: python -m pip install xlstm
+    python -m pip install xlstm
+    python examples/xlstm_on_cpu.py
 
 Yes: no `device`, no `backend`, no compiler at run time. `SLSTM` and `MLSTM` take the state dict of
 the package's layer, also of one that was trained on a GPU, whose sLSTM stores its recurrent matrix

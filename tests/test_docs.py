@@ -13,6 +13,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.training.plan import preview
 from mlxhog.training.plan.decide import make_plan
 from tests.pairs import each_of
+from tests.words import misread_by_zsh
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -20,6 +21,7 @@ PAGES = [
     ROOT / "benchmarks" / "README.md",
     *sorted((ROOT / "docs" / "generated").glob("*.md")),
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").glob("*.md")),
 ]
 page = each_of("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 OURS = ("mlxhog", "models", "metal", "tests", "tools", "benchmarks", "examples", "docs", ".ci")
@@ -113,6 +115,32 @@ def test_every_command_file_and_link_of_a_page_names_what_exists(page):
         elif anchor and anchor not in anchors(file):
             wrong.append(f"no heading {target}")
     assert not wrong, "\n".join(wrong)
+
+
+@page
+def test_every_shell_block_and_command_of_a_page_can_be_pasted_into_zsh(page):
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"^```(bash|console|shell|zsh)$", text, re.MULTILINE), "write ```sh"
+    assert [part for block in shell_blocks(text) for part in misread_by_zsh("\n".join(block))] == []
+    inline = re.findall(r"`((?:mlxhog|python) [^`\n]+)`", text)
+    named = [re.sub(r"\[[-A-Za-z ]+\]", "", line) for line in inline]  # such as [RUN]
+    assert [part for line in named for part in misread_by_zsh(line)] == []
+
+
+def test_a_comment_a_glob_and_an_open_quote_are_what_zsh_misreads():
+    for line, misread in {
+        "mlxhog runs   # all runs": ["# all runs"],
+        "# Claude": ["# Claude"],
+        "mlxhog train --workers torch:cpu*2": ["torch:cpu*2"],
+        "pip install -e .[test] && pytest": [".[test]"],
+        "mlxhog eval notes?/a.txt": ["notes?/a.txt"],
+        'mlxhog generate latest --prompt "Hi!"': ['"Hi!"'],
+        "mlxhog generate latest --prompt =it": ["=it"],
+        "mlxhog serve latest, OpenAI's": ["OpenAI's"],
+    }.items():
+        assert misread_by_zsh(line) == misread
+    taken = ("'a # b' \"c*(d)\" \\* --set a=1 $? $n", "cat <<'END'\nit's [a] # b\nEND\nls")
+    assert [misread_by_zsh(text) for text in taken] == [[], []]
 
 
 def anchors(file):

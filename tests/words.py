@@ -1,4 +1,24 @@
-"""Command lines of tests that differ in a flag: a flag may stand once only."""
+"""Command lines: two that differ in a flag, and what a shell makes of one that is pasted."""
+
+import re
+
+# In a bare word zsh expands these, or refuses the line if no file matches: `mlx:cpu*2`, `.[test]`.
+GLOBS = re.compile(r"""(?:^|(?<=\s))[#=].*|\S*[][*?()!'"]\S*""", re.MULTILINE)
+LITERAL = re.compile(
+    r"""<<'(\w+)'\n.*?^\1$|'[^']*'|"(?:\\.|[^"\\!])*"|\\.|\$[\w?]+""", re.MULTILINE | re.DOTALL
+)
+
+
+def misread_by_zsh(text):
+    """Return the parts of shell lines that an interactive zsh, a Mac's shell, takes for no text.
+
+    They are comments, which it passes on as arguments, globs, `=program`, `!` of its history, and
+    quotes that stay open.
+
+    >>> misread_by_zsh("train --workers cpu*2 --prompt 'a*' # it's")
+    ['cpu*2', "# it's"]
+    """
+    return GLOBS.findall(LITERAL.sub("_", text))
 
 
 def changed(words, *more):

@@ -50,10 +50,16 @@ def quoted(path: str | Path) -> str:
     "'my notes/a.txt'"
     >>> quoted("a\udcff.txt")
     "$'a\\xff.txt'"
+
+    zsh takes a word that begins with = for the path of a program:
+
+    >>> quoted("==Title==")
+    "'==Title=='"
     """
     text = str(path)
     if text.isprintable():
-        return shlex.quote(text)
+        word = shlex.quote(text)
+        return f"'{word}'" if word[:1] == "=" else word
     escaped = (
         chr(byte) if 32 <= byte < 127 and byte not in b"\\'" else f"\\x{byte:02x}"
         for byte in os.fsencode(text)

@@ -18,7 +18,6 @@ updated, and older checkpoints removed. So a kill at any moment leaves the previ
 
 import math
 import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
@@ -277,7 +276,7 @@ def find(
             raise CheckpointError(
                 f"the run {run.directory} keeps no best checkpoint: none of its evaluations "
                 f"was saved; train with --keep-best and --eval-every to have one, or take "
-                f"{shlex.quote(run.name)}/{LATEST}, the newest"
+                f"{quoted(run.name)}/{LATEST}, the newest"
             )
         return run, path_of_best
     if which is None and not resumes:
@@ -308,7 +307,8 @@ def resumable(spec: str, root: Path) -> tuple[Run, Path]:
     run, path = find(spec, root, resumes=True)
     if run is None:
         raise CheckpointError(
-            f"{path} belongs to no run that could continue; begin a new one with --init-from {path}"
+            f"{path} belongs to no run that could continue; begin a new one with --init-from "
+            f"{quoted(path)}"
         )
     return run, path
 
@@ -348,7 +348,7 @@ def choose(run: Run) -> Path:
     """Return the newest checkpoint, or the best, with a line on stderr, if the last `is_worse`."""
     if (found := better(run)) is None:
         return latest(run)
-    name = shlex.quote(run.name)
+    name = quoted(run.name)
     say_once(f"{run.name}: the best checkpoint, {found[1]}; {name}/{LATEST} names the last")
     return found[0]
 
@@ -420,7 +420,7 @@ def latest(run: Run) -> Path:
         f"{quoted(run.directory)})"
         if run.is_locked()
         else f"the run {run.directory} has no checkpoint: it ended before its first; begin it "
-        f"again with mlxhog train --config {shlex.quote(str(run.config_path))}"
+        f"again with mlxhog train --config {quoted(run.config_path)}"
     )
 
 

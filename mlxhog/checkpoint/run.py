@@ -38,7 +38,7 @@ from mlxhog.base import darwin, durable, locks, plain_json, reading, typed
 from mlxhog.base.durable import append_lines, disk_errors, replace_file
 from mlxhog.base.inside import refuse_links, subfolder
 from mlxhog.base.locks import Holder
-from mlxhog.base.paths import expanded
+from mlxhog.base.paths import expanded, quoted
 from mlxhog.checkpoint import manifest, run_files
 from mlxhog.config.sources import ConfigSource, read_yaml
 from mlxhog.errors import DataError, EnvironmentLacks, RunError, did_you_mean
@@ -471,7 +471,8 @@ def split(spec: str, root: Path) -> tuple[str, str | None]:
 
 def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:
     if spec.startswith("hf:"):
-        return f"{spec} is no run; to begin one with its weights: mlxhog train --init-from {spec}"
+        begin = f"to begin one with its weights: mlxhog train --init-from {quoted(spec)}"
+        return f"{spec} is no run; {begin}"
     if Path(spec).name != spec:
         hint = did_you_mean(Path(spec).name, names)
         return f"{spec} does not exist{hint or '; name a run, or a path that exists'}"

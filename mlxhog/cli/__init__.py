@@ -2,7 +2,7 @@
 
 Examples:
     train
-    train --data notes/ --time 10m --workers torch:cpu*2
+    train --data notes/ --time 10m --workers 'torch:cpu*2'
     generate latest --prompt "Fellow citizens"
     doctor
     parity tiny

@@ -8,7 +8,8 @@ says so.
 Examples:
     chat latest
     chat latest/best --temperature 0.5 --max-new-tokens 400
-    chat hf:NX-AI/xLSTM-7b --weights bfloat16 --yes  # 14 GB of memory
+    chat hf:NX-AI/xLSTM-7b --weights bfloat16 --yes
+        14 GB of memory
     chat latest --json < questions.txt
 """
 

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from time import sleep
 
+from mlxhog.base.paths import quoted
 from mlxhog.cli.frame import CommandResult, Json, argument, command, option
 from mlxhog.cluster.rendezvous import TOKEN_VARIABLE, check_torchft, new_token, parse_address
 
@@ -40,7 +41,8 @@ def run(config: _Cluster) -> int:
     from mlxhog.cluster.torchft_group import Rendezvous
 
     rendezvous = Rendezvous(address, token)
-    variable, where = f"{TOKEN_VARIABLE}={token} " if token else "", str(rendezvous.address)
+    variable = f"{TOKEN_VARIABLE}={quoted(token)} " if token else ""
+    where = str(rendezvous.address)
     text = [f"on each machine, this one too:\n  {variable}mlxhog train --cluster {where}"]
     if token:
         text += [f"to start it again:\n  {variable}mlxhog cluster start --address {where}"]

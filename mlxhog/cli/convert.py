@@ -6,11 +6,14 @@ Only --dtype and --merge change the numbers.
 
 Examples:
     convert latest exported --format hf
-    convert latest for-mlx-lm --format mlx-lm  # load it with --trust-remote-code
-    convert hf:NX-AI/xLSTM-7b ours --format mlxhog --yes  # 27 GB to download, and of disk
+    convert latest for-mlx-lm --format mlx-lm
+        load it with --trust-remote-code
+    convert hf:NX-AI/xLSTM-7b ours --format mlxhog --yes
+        27 GB to download, and of disk
     convert model.pt for-transformers --config config.yaml --format hf
     convert ours for-the-package --format xlstm --check
-    convert latest merged --merge --format hf  # of a run with an adapter
+    convert latest merged --merge --format hf
+        of a run with an adapter
     convert latest adapter --format peft
 """
 

@@ -8,7 +8,8 @@ Examples:
     eval latest
     eval latest --data letter.txt
     eval sotu --data notes/ --checkpoint best --json
-    eval hf:NX-AI/xLSTM-7b --like latest  # 27 GB to download, and of memory
+    eval hf:NX-AI/xLSTM-7b --like latest
+        27 GB to download, and of memory
     eval xLSTM-7b --data 'notes/*.md' --seq-len 1024 --backend mlx:cpu
 """
 

@@ -5,7 +5,8 @@ Examples:
     generate runs/20260102-101500-sotu --prompt @letter.txt --temperature 0.7 --top-p 0.9
     generate latest --prompt - --seed 1 --stop '\n\n' < letter.txt
     generate latest --chat --prompt "Who are you?"
-    generate hf:NX-AI/xLSTM-7b --prompt "The" --yes  # 27 GB to download, and of memory
+    generate hf:NX-AI/xLSTM-7b --prompt "The" --yes
+        27 GB to download, and of memory
     generate latest --prompt-file questions.jsonl --json
 """
 

@@ -3,7 +3,8 @@
 Examples:
     serve latest
     serve latest --port 8400 --mode pinned_per_sequence --backend mlx:cpu
-    serve exported/ --host 0.0.0.0  # with MLXHOG_API_KEY in the environment
+    serve exported/ --host 0.0.0.0
+        with MLXHOG_API_KEY in the environment
     serve latest --allow-origin https://chat.example
     serve base/ --adapter notes=latest --adapter code=adapters/code
 """

@@ -79,11 +79,12 @@ def run(config: OneRun) -> CommandResult:
         "note": record.notes,
     }
     word = shlex.quote(short_name(run.directory))
-    train = f"--resume {word}{resume_flags(run, is_done=True)}"
+    train, again = f"--resume {word}{resume_flags(run, is_done=True)}", list[str]()
     if not run.has_checkpoint():  # `--resume` would refuse it
         path = shlex.quote(str(path_from_here(run.config_path)))
-        train = f"--config {path}  # begins again: it has no checkpoint"
-    after = [f"next: mlxhog plot {word}", f"      mlxhog train {train}"]
+        train = f"--config {path}"
+        again = ["it has no checkpoint, so mlxhog train begins again"]
+    after = [*again, f"next: mlxhog plot {word}", f"      mlxhog train {train}"]
     if record.is_running:
         after = [f"next: mlxhog watch {word}"]
     return CommandResult(payload, [f"{run.name}: {record.state}{on_host(status)}", rows, *after])

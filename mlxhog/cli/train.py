@@ -7,10 +7,11 @@ there (--steps 1000 is 1000 more); without one the rest of the run's own budget 
 Examples:
     train
     train --data notes/ --model 10m --time 10m
-    train -c conf.yaml --lr 1e-3 --workers mlx:cpu,torch:cpu*2
+    train -c conf.yaml --lr 1e-3 --workers 'mlx:cpu,torch:cpu*2'
     train --resume latest --steps 1000
     train --init-from latest --data examples.jsonl --epochs 3 --patience 2
-    train --init-from hf:NX-AI/xLSTM-7b --data notes/  # 27 GB to download; 190 GB of memory
+    train --init-from hf:NX-AI/xLSTM-7b --data notes/
+        27 GB to download; 190 GB of memory
 
 Main options:
     config data tokenizer model set seq_len batch_size workers lr time steps epochs resume

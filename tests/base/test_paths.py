@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.base.paths import expanded, path_from_here
+from mlxhog.base.paths import expanded, path_from_here, quoted
 from mlxhog.errors import ConfigError
 
 
@@ -26,3 +26,8 @@ def test_a_path_is_shown_from_the_current_folder_where_it_lies_below_it(tmp_path
     assert path_from_here(tmp_path / "runs") == tmp_path / "runs"
     here.rmdir()
     assert path_from_here(here / "runs") == here / "runs"
+
+
+def test_a_quoted_word_is_one_word_of_bash_and_of_zsh():
+    words = {"a/b.txt": "a/b.txt", "cpu*2": "'cpu*2'", "hi!": "'hi!'", "==Title==": "'==Title=='"}
+    assert {word: quoted(word) for word in words} == words

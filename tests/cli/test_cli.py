@@ -22,6 +22,7 @@ from mlxhog.progress import Result
 from tests.cli.command import said
 from tests.display.sample_run import PROGRESS, WORKER
 from tests.pairs import each_of
+from tests.words import misread_by_zsh
 
 RESULT = Result(
     run="runs/20260102-101500-sotu", status="done", steps=100, tokens=102_400, seconds=10.0,
@@ -163,8 +164,10 @@ def check_examples(text):
     """Every example of a help is a valid command line, and names files that exist."""
     lines = list(examples(text))
     assert lines
-    for line in re.findall(r"^  mlxhog .* hf:.*", text, re.MULTILINE):
-        assert re.search(r"# .*\d GB", line), f"{line}: say how much it downloads, or takes"
+    for line, below in re.findall(r"^  (mlxhog .*)$(?=\n?(.*))", text, re.MULTILINE):
+        says = re.match(r" {6}.*\d GB", below)
+        assert says or " hf:" not in line, f"{line}: say how much it downloads, or takes"
+        assert misread_by_zsh(line) == [], f"{line}: quote it, and write comments indented below it"
     for words in lines:
         command, rest = find(words)
         command.flags().parse(rest)

@@ -13,6 +13,7 @@ import pytest
 from mlxhog.cli import main
 from tests.another_process import Program
 from tests.training.small import small_config
+from tests.words import misread_by_zsh
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
@@ -125,6 +126,7 @@ def studies(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["runs", "studies"])
 def test_every_next_line_can_be_pasted(kind, request):
     shell = request.getfixturevalue(kind)
+    assert [part for line in shell.next for part in misread_by_zsh(line)] == []
     for line in list(shell.next):  # without the lines that these print
         is_long, is_new = (line.startswith(f"mlxhog train{more}") for more in ("", " --model"))
         shell.run(line + SMALLER * is_new, TRAINS if is_long else None)

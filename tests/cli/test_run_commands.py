@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shlex
 import shutil
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from tests.cli.command import refused, said, told
 from tests.data.token_files import written
 from tests.display.sample_run import VALIDATION, lines, write_run
 from tests.training.small import mixed_model, small_config
+from tests.words import misread_by_zsh
 
 PNG = b"\x89PNG\r\n\x1a\n"
 BACKEND = ["--backend", "mlx:cpu"]
@@ -84,6 +87,20 @@ def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(tmp_path, c
     run = Path(train(config).run)
     record = told(capsys, "show", run.name, "--runs-dir", tmp_path / "runs")
     assert record["load"].startswith(f"mlxhog.load('{run}'), mlxhog convert {run} DIR --format hf")
+
+
+def test_the_next_lines_of_a_run_without_a_checkpoint_can_be_pasted(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = write_run(Path("my runs"), metrics=lines(4)).directory
+    out = said(capsys, "show", run).out
+    after = re.findall(r"^(?:next: |      )(mlxhog .*)", out, re.MULTILINE)
+    at = f"my runs/{run.name}"
+    assert [shlex.split(line)[1:] for line in after] == [
+        ["plot", at],
+        ["train", "--config", f"{at}/config.yaml"],
+    ]
+    assert [misread_by_zsh(line) for line in after] == [[], []]
+    assert "it has no checkpoint, so mlxhog train begins again\nnext: " in out
 
 
 def test_plot_draws_runs_on_one_scale_and_says_what_it_cannot(tmp_path, capsys, monkeypatch):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlxhog.base import mapped, plain_yaml, reading
 from mlxhog.base.mapped import FLOATS
-from mlxhog.base.paths import expanded
+from mlxhog.base.paths import expanded, quoted
 from mlxhog.base.reading import MAX_CONFIG_BYTES
 from mlxhog.checkpoint import hub, manifest
 from mlxhog.checkpoint.formats import mlx_lm_adapter, peft, weights
@@ -127,7 +127,8 @@ def _model_of(
     if not fields:
         raise CheckpointError(
             f"{where} has no config beside it ({' or '.join(CONFIGS[:2])}); put it there, or "
-            f"convert the checkpoint: mlxhog convert {where} NEW --format mlxhog --config FILE"
+            f"convert the checkpoint: mlxhog convert {quoted(where)} NEW --format mlxhog "
+            "--config FILE"
         )
     stated = fields.get("model_type", family)
     if stated != family:

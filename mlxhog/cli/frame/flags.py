@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlxhog.base.paths import quoted
 from mlxhog.base.quantities import Interval
 from mlxhog.config import plugins
 from mlxhog.config.components import RUN_REGISTRIES, ComponentRegistry
@@ -122,8 +123,9 @@ class OptionGroup:
 class Flags:
     """The options of one command, and the reader of its command line.
 
-    Its `doc` is the text of its help. Below `Examples:` is a command line in each line, and below
-    `Main options:` the names of the flags that `--help` shows; `--help-all` then shows all.
+    Its `doc` is the text of its help. Below `Examples:` is a command line in each line, or
+    indented below it what to know about it: a shell may have no comments. Below `Main options:` are
+    the names of the flags that `--help` shows; `--help-all` then shows all.
     """
 
     def __init__(
@@ -260,7 +262,7 @@ class Flags:
         if word.lower() in ("true", "false"):
             return "; a flag such as --x takes no value, and --no-x switches it off"
         if "--data" in self.by_flag and Path(word).exists():
-            return f"; text is named by a flag: --data {word}"
+            return f"; text is named by a flag: --data {quoted(word)}"
         return "" if self._arguments else self._otherwise
 
     def _help(self, *, everything: bool) -> str:
@@ -291,7 +293,8 @@ class Flags:
             blocks += ["\n".join([f"{title}:", *lines])] * bool(rows)
         if not everything:
             blocks.append(f"--help-all lists all {n_flags} options.")
-        blocks.append("\n".join(["examples:", *(f"  mlxhog {one}" for one in self._examples)]))
+        lines = (f"  {'mlxhog ' * (one[:1] != ' ')}{one}" for one in self._examples)
+        blocks.append("\n".join(["examples:", *lines]))
         return "\n\n".join(blocks)
 
     def _left(self, spec: Option) -> str:

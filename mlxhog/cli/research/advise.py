@@ -8,7 +8,7 @@ says so.
 CONFIG_OR_RUN is as for analyze: an architecture, options of train, a run or a checkpoint.
 
 Examples:
-    research advise tiny --workers torch:cpu*2 --no-trial
+    research advise tiny --workers 'torch:cpu*2' --no-trial
     research advise conf.yaml --json
 
 Main options:

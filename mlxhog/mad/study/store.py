@@ -250,7 +250,7 @@ def find(spec: str, root: Path = ROOT) -> Store:
             return store
     names = sorted(path.name for path in root.glob("*") if Store(path).exists)
     others = f"holds {', '.join(names)}" if names else "holds none"
-    begin = f"; {root} {others}, begin one with: mlxhog mad search --study {spec}"
+    begin = f"; {root} {others}, begin one with: mlxhog mad search --study {quoted(spec)}"
     raise StudyError(f"no study {spec!r}{did_you_mean(spec, names) or begin}")
 
 

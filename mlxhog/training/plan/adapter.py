@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import cast
 
 from mlxhog.backends import frozen
+from mlxhog.base.paths import quoted
 from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.checkpoint.base_model import BaseModel
 from mlxhog.checkpoint.formats import Opened
@@ -35,7 +36,7 @@ def with_adapter(
         raise ConfigError(
             f"adapter is {config.adapter}, and {config.init_from} is an adapter of rank {own.rank} "
             "already; leave --adapter out to continue it, or merge it and train another beside "
-            f"that: mlxhog convert {config.init_from} OUT --merge --format mlxhog"
+            f"that: mlxhog convert {quoted(str(config.init_from))} OUT --merge --format mlxhog"
         )
     return config.having(adapter=own), model
 

@@ -102,6 +102,8 @@ def test_a_study_is_found_by_name_or_path_and_a_typo_names_the_nearest(store, tm
         find("frist", tmp_path)
     with pytest.raises(StudyError, match="holds none, begin one with: mlxhog mad search"):
         find("first", tmp_path / "nothing")
+    with pytest.raises(StudyError, match="mlxhog mad search --study 'the first'"):
+        find("the first", tmp_path / "nothing")
     for name in ("a/b", "", "..", "x y", "a" * 101):
         with pytest.raises(StudyError, match="use letters"):
             open_store(StudyDefinition(), tmp_path, name)
