@@ -33,7 +33,7 @@ DEFAULT = "minute", "sotu"
 ARMS = (DEFAULT, ("minute", "bpe:1024"), ("minute", "bytes"), ("minute-ngrams", "sotu"),
         ("5m", "bpe:1024"), ("minute", "bpe:4096"), ("5m", "bytes"))  # fmt: skip
 NEAR = DEFAULT, ("minute-ngrams", "sotu"), ("minute", "bpe:4096"), ("5m", "bpe:1024")
-FOR_AN_HOUR = DEFAULT, ("minute", "bpe:1024"), ("5m", "bpe:1024"), ("5m", "bpe:4096")
+FOR_AN_HOUR = DEFAULT, ("minute", "bpe:1024"), ("5m", "bpe:1024")
 SIZES = [
     (mb, minutes, *arm)
     for minutes, sizes, arms in (

@@ -202,13 +202,14 @@ def find(
     """
     if not spec.removeprefix("hf:").strip():
         raise DataError(f"the corpus is {spec!r}; name {SOTU}, or a path")
-    if len(specs := [one for one in spec.split("\n") if one.strip()]) > 1:
+    if len(specs := names_of(spec)) > 1:
         members = [find(one, text_key, show, separator) for one in specs]
         return Corpus(
             ", ".join(one.source for one in members),
             tuple(part for one in members for part in one.parts),
             tuple(file for one in members for file in one.skipped),
         )
+    (spec,) = specs
     if spec == SOTU:
         return Corpus(SOTU, (TextSource(SOTU, sotu.documents, SOTU, version=SOTU),))
     if spec.startswith("hf:"):
@@ -371,16 +372,21 @@ def _names_path(spec: str) -> bool:
     return spec != SOTU and not spec.startswith("hf:")
 
 
+def names_of(spec: str) -> list[str]:
+    """Return the names of a corpus, a line each."""
+    return [one for one in spec.split("\n") if one.strip()]
+
+
 def full_path(spec: str) -> str | None:
     """Return the name of a corpus with full paths; None without a path."""
-    names = spec.split("\n")
+    names = names_of(spec)
     full = [os.path.abspath(expanded(one)) if _names_path(one) else one for one in names]
     return "\n".join(full) if any(map(_names_path, names)) else None
 
 
 def is_missing(spec: str) -> bool:
     """Whether a corpus names a path or a glob of which nothing exists."""
-    paths = [expanded(one) for one in spec.split("\n") if _names_path(one)]
+    paths = [expanded(one) for one in names_of(spec) if _names_path(one)]
     return not all(os.path.lexists(path) or glob.glob(str(path), recursive=True) for path in paths)
 
 

@@ -62,9 +62,15 @@ def office_text(path: Path) -> bytes:
 def _word_lines(element: Any) -> Iterator[str]:
     for one in _within(element, "p", "tr"):
         if one.tag.endswith("}p"):
-            yield "".join(run.text for run in _within(one, "r"))
+            yield "".join(map(_run_text, _within(one, "r")))
         else:
             yield "\t".join(" ".join(_word_lines(cell)) for cell in _within(one, "tc"))
+
+
+def _run_text(run: Any) -> str:
+    if run.tag.endswith("/math}r"):  # of an equation, which python-docx does not know
+        return "".join(one.text or "" for one in run.iterchildren("{*}t"))
+    return str(run.text)
 
 
 def _within(element: Any, *names: str) -> Iterator[Any]:

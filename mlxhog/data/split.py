@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 from array import array
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
@@ -49,7 +50,7 @@ _SAMPLE_BYTES = 65_536
 _TAIL = 0.08
 _MAX_TURNS = 255
 _MAX_COMPARED = 5000  # parts of a file; of longer ones the place counts
-MAX_FILE_BYTES = 1 << 28  # of `FILE`, also unpacked
+MAX_FILE_BYTES = 1 << 31  # of `FILE`, also unpacked: 10 bytes for each of 200 million parts
 _TYPES = "uint64 bool uint8".split()
 
 
@@ -344,6 +345,13 @@ class KnownText:
         files = [(name, ends[end]) for name, end in scan.files]
         return cls(split, digests, files, others, frozenset(skipped))
 
+    @property
+    def name(self) -> str:
+        """The split's rule, and a digest of the sides where edited text departs from it."""
+        split, by_rule = self.split, _cells(self.digests) < self.split.cell
+        is_by_rule = not split.cell or np.array_equal(split.validation, by_rule)
+        return split.rule if is_by_rule else f"{split.rule} {split.key[-8:]}"
+
     def sides(self) -> dict[int, int]:
         """Return the side of every known part: 1 is validation text."""
         own = zip(self.digests.tolist(), map(int, self.split.validation.tolist()), strict=True)
@@ -357,13 +365,15 @@ class KnownText:
 
     def turns(self, digests: NDArray[np.uint64]) -> NDArray[np.uint8]:
         """Return the turns of the parts of the run's present text; new ones have the next."""
-        own, new = self.split.turn, self.split.n_turns
-        known = dict(zip(self.digests.tolist(), own.tolist(), strict=True))
-        turn = np.array([known.get(one, new) for one in digests.tolist()])
-        before, kept = np.argsort(own, kind="stable"), np.argsort(turn, kind="stable")
-        kept = kept[: int((turn < new).sum())]
-        is_grown = np.array_equal(self.digests[before], digests[kept]) and new < _MAX_TURNS
-        return (turn if is_grown else np.zeros(len(turn))).astype(np.uint8)
+        new, turn = self.split.n_turns, list[int]()
+        left = [deque(self.digests[self.split.turn == k].tolist()) for k in range(new)]
+        for digest in digests.tolist():  # a copy of a known part may be new
+            turns = (k for k, own in enumerate(left) if own and own[0] == digest)
+            turn.append(next(turns, new))
+            if turn[-1] < new:
+                left[turn[-1]].popleft()
+        is_grown = not any(left) and new < _MAX_TURNS
+        return np.array(turn if is_grown else [0] * len(turn), np.uint8)
 
     def has_any(self, scan: Scan) -> bool:
         """Whether a scan has a known part or an edited one."""

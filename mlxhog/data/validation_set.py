@@ -93,7 +93,8 @@ def by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path]
     Without validation text the test text is used. Other files beside records of training text are
     in no list. If the names leave no training text, all files are.
     """
-    named = {path: _named(path, folder, set(files)) for path in files}
+    every = set(files)
+    named = {path: _named(path, folder, every) for path in files}
     beside = {place.parent for place, kind in named.values() if kind == "train"}
     kinds = defaultdict[str, list[Path]](list)
     for path, (place, kind) in named.items():

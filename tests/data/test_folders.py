@@ -292,8 +292,10 @@ def test_several_texts_are_one_corpus_each_of_which_is_read_as_alone(tmp_path, m
     equal = {str(one.path): one.reason for one in corpus.skipped if "equal" in one.reason}
     assert equal == {"notes/a.txt": "equal to notes/a.txt", "more/valid.md": "equal to more/b.txt"}
     assert corpora.full_path("notes\nsotu") == f"{tmp_path / 'notes'}\nsotu"
+    assert corpora.full_path("notes\n\nsotu\n") == f"{tmp_path / 'notes'}\nsotu"  # of YAML
     assert corpora.full_path("sotu") is None
-    assert [corpora.is_missing(spec) for spec in ("notes\nsotu", "notes\nb")] == [False, True]
+    assert corpora.find("sotu\n").source == "sotu"
+    assert [corpora.is_missing(spec) for spec in ("notes\nsotu\n", "notes\nb")] == [False, True]
 
 
 @each_of(

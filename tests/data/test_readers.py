@@ -300,10 +300,12 @@ def test_changes_count_as_accepted_and_a_merged_cell_once(tmp_path):
         ("moveFrom", run("old")), ("sdt", f"<w:sdtContent>{run('field')}</w:sdtContent>"),
     ):  # fmt: skip
         line._p.append(xml(tag, content))
+    math = 'xmlns:m="http://schemas.openxmlformats.org/officeDocument/2006/math"'
+    line._p.append(parse_xml(f"<m:oMath {math}><m:r><m:t> x = 1</m:t></m:r></m:oMath>"))
     control = xml("sdt", f"<w:sdtContent><w:p>{run('control')}</w:p></w:sdtContent>")
     word.element.body.insert(0, control)
     word.save(tmp_path / "a.docx")
-    assert text_of(tmp_path / "a.docx") == "control\nmerged\talone\n\t\none new field\n"
+    assert text_of(tmp_path / "a.docx") == "control\nmerged\talone\n\t\none new field x = 1\n"
 
 
 def test_what_stands_beside_the_text_of_an_odt_is_left_out(tmp_path):

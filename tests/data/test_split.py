@@ -10,6 +10,8 @@ from mlxhog.data.split import KnownText, Scan, choose
 from tests.data.token_files import text_of, written
 from tests.pairs import each_of
 
+NEITHER = {"given": False, "predefined": False}
+
 
 def scanned(documents, **options):
     scan = Scan(**options)
@@ -120,7 +122,33 @@ def test_of_much_new_text_a_twelfth_is_validation_whatever_a_small_text_needed(n
     assert 1 / 18 < second.val.header["bytes"] / second.n_bytes < 1 / 8
 
 
-def test_a_damaged_list_of_known_text_is_refused_and_none_is_none(tmp_path):
+def test_a_copy_of_a_known_document_is_new_text_and_the_others_keep_their_turn():
+    before = [b"one", b"two", b"three", b"two"]
+    known = KnownText.of(scan := scanned(before), choose("hash", scan, known=None, **NEITHER), None)
+
+    def turns(*documents):
+        now = scanned(documents)
+        return known.turns(np.array(now.digests, np.uint64)).tolist()
+
+    assert turns(*before, b"four", b"one") == [0, 0, 0, 0, 1, 1]
+    assert turns(b"four", b"three", *before, b"two") == [1, 1, 0, 0, 0, 0, 1]
+    assert turns(b"one", b"three", b"two", b"two", b"four") == [0] * 5  # moved, so read anew
+
+
+def test_edited_text_with_the_sides_of_its_old_one_is_another_split_than_by_its_content(tmp_path):
+    documents = {f"n{k:02}.md": text for k, text in enumerate(notes(60))}
+    folder = written(tmp_path, documents)
+    first = prepare(str(folder))
+    assert first.text.name == first.rule
+    written(folder, {name: b"edited " + text for name, text in documents.items()})
+    resumed, fresh = prepare(str(folder), known=first.text), prepare(str(folder))
+    assert resumed.rule == fresh.rule == fresh.text.name
+    assert text_of(resumed.val) != text_of(fresh.val)
+    assert resumed.text.name != fresh.text.name
+
+
+def test_a_damaged_list_of_known_text_is_refused_and_none_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(split, "MAX_FILE_BYTES", 1 << 20)
     assert KnownText.read(tmp_path) is None
     about = np.frombuffer(b'["hash", 8, 256, []]', np.uint8)
     arrays = {

@@ -102,6 +102,7 @@ def regime_of(
     budget = Budget(steps=config.steps, tokens=config.tokens, seconds=config.time)
     if resumption is not None:
         budget = resumption.budget(budget, per_step)
+    budget = _in_steps(budget, resolved, train, n_tickets, per_step)
     epoch_tokens = train.epoch_tokens(resolved.seq_len)
     of_ticket = resolved.sequences_per_ticket * epoch_tokens / train.n_sequences(resolved.seq_len)
     mean_tokens = of_ticket * strategy_rule.mean_batches_per_step(config, strategy)
@@ -133,7 +134,7 @@ def regime_of(
         division=division,
         epoch_tokens=epoch_tokens,
         mean_tokens_per_step=mean_tokens,
-        budget=_in_steps(budget, resolved, train, n_tickets, per_step),
+        budget=budget,
         schedule=_schedule(resolved, strategy, lr, n_tickets, resumption),
     )
 

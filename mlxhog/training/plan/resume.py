@@ -22,7 +22,7 @@ from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.budget import Budget
 from mlxhog.config.components import OPTIMIZERS, STRATEGIES
-from mlxhog.config.config import TrainConfig
+from mlxhog.config.config import DEFAULT_TIME_S, TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import read_yaml
 from mlxhog.data.batches import Growth
@@ -110,6 +110,8 @@ class Resumption:
             return cls(config, run, saved, None)
         left, asked = saved.state["left"], saved.state["budget"]
         own = {unit: asked[unit] for unit in ("steps", "tokens", "time", "epochs")}
+        if config.follow is None and not any(own.values()):  # its folder's text had no end
+            return cls(replace(config, time=DEFAULT_TIME_S), run, saved, None)
         rest = {unit: left[unit] for unit in ("steps", "tokens", "seconds")}
         # It is zero if the run was stopped after training, during its last evaluation.
         if saved.state["over"] or any(n is not None and n <= 0 for n in rest.values()):

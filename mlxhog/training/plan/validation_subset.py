@@ -66,7 +66,7 @@ class ValidationSubset:
         return cls(
             asked_bytes=asked_bytes,
             text=validation_set.subset_name(
-                data.corpus_sha256, data.rule, None if is_all else asked_bytes
+                data.corpus_sha256, data.text.name, None if is_all else asked_bytes
             ),
             n_bytes=n_bytes[0],
             share=n_bytes[0] / whole,

@@ -266,8 +266,10 @@ def test_epochs_count_the_batches_of_synchronous_steps(here):
     assert [one.budget.steps for one in (plan, plan.other)] == [2 * tickets, 6 * tickets]
     assert preview.facts(plan, config)["epochs"] == pytest.approx(6.0, rel=0.01)
     many = make_plan(replace(config, epochs=None, steps=4 * tickets))  # a quarter takes 3 batches
-    (warning,) = [note for note in many.notes if "times in this budget" in note]
-    assert "is read 6" in warning
+    of_epochs = small_config(here, steps=None, epochs=6)
+    for one in (many, make_plan(of_epochs)):
+        (warning,) = [note for note in one.notes if "times in this budget" in note]
+        assert "is read 6" in warning
 
 
 def test_the_tokens_of_an_epoch_are_those_that_a_run_reads_of_cut_and_of_short_examples(here):

@@ -18,10 +18,13 @@ from mlxhog import train
 from mlxhog.arena.requests import ask
 from mlxhog.base.durable import replace_file
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.sources import of_keywords
 from mlxhog.data.stream import Stream, StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.training.plan.decide import make_plan
 from mlxhog.training.supervisor import follow
+from mlxhog.training.supervisor.api import configured
 from mlxhog.training.supervisor.follow import Follower
 from tests.pairs import each_of
 from tests.soak.feeds import trained as tickets_trained
@@ -114,6 +117,8 @@ def test_a_run_trains_on_its_text_and_on_new_files_in_turn(tmp_path):
     (Path(str(config.follow)) / "new.txt").write_text("something new " * 30)
     second, _ = followed(config, lambda run: wait_until_trained(run, 14))
     assert second.steps == 7 + 7
+    back = make_plan(configured([of_keywords("train()", {"resume": first.run, "follow": "off"})]))
+    assert (back.config.follow, back.budget.seconds) == (None, 60)  # as a new run without a budget
     third = train(replace(config, resume=first.run, follow=None, steps=5))
     ledgers = checkpoint_of(third).state["ledgers"]
     assert ledgers["stream"]["watermark"] == 7
