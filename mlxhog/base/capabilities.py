@@ -189,7 +189,7 @@ class CapabilityRecord:
                     lost = f"lost {row['lost']:,} of {row['adds']:,} adds here"
                     return False, f"{case} {lost}, {row['torn']:,} values were torn"
                 adds += row["adds"]
-        return True, f"none of {adds:,} concurrent adds was lost or torn here"
+        return True, f"none of {adds:,} adds of two writers at work was lost or torn here"
 
     @_judged
     def live_read(self, backend: str) -> tuple[bool, str]:

@@ -59,6 +59,9 @@ LIMITS: Final = {"dense": 1 << 23, "rows": 1 << 22}
 LOSSLESS: Final = ("lossless", "cas")
 LIVE: Final = ("mlx:gpu", "torch:cpu")  # backends that can compute directly on host memory
 PATIENCE_S: Final = 5.0  # until a reader sees a write
+METAL_TIMES: Final = 20
+"""How much longer than a case of CPUs one with a Metal writer takes, whose launches are mostly time
+of the host, so that two of them rarely add at once."""
 _ARRIVAL_S: Final = 20.0
 _POLL_S = 0.001
 _GRACE_S = 30.0  # for a writer that compiles its kernel, or waits for a core
@@ -272,7 +275,9 @@ class Litmus:
 
         def measure() -> Row:
             writers = (add_until, a, kernel, mode), (add_until, b, kernel, mode)
-            tallies = self._at_once(kernel, writers, self.seconds, look)
+            on_gpu = any(one.name.startswith("metal:") for one in (a, b))
+            seconds = self.seconds * (METAL_TIMES if on_gpu else 1)
+            tallies = self._at_once(kernel, writers, seconds, look)
             passes = sum(each for each, _ in tallies)
             # Final values that no lost add explains, and the lost adds of the others.
             values, expected = values_of(self.arena, kernel), passes * counts
@@ -300,7 +305,7 @@ class Litmus:
 
         def measure() -> Row:
             both = (read_until, reader, patience_s), (add_until, NATIVE, "dense", mode)
-            seen: Row = self._at_once("dense", both, self.seconds + patience_s)[0]
+            seen: Row = self._at_once("dense", both, self.seconds, patience_s=patience_s)[0]
             return seen
 
         row: Row = {"reader": reader.name, "kind": "live", "writer": NATIVE.name, "mode": mode}
@@ -321,8 +326,10 @@ class Litmus:
         self,
         kernel: str,
         both: tuple[tuple[Any, ...], tuple[Any, ...]],
-        limit_s: float,
+        seconds: float,
         look: Callable[[], object] = lambda: None,
+        *,
+        patience_s: float = 0.0,
     ) -> list[Any]:
         """Run two functions in the children at once, after a pass alone, and `look` meanwhile."""
 
@@ -337,13 +344,13 @@ class Litmus:
             child.call(START_S + _GRACE_S, function, *arguments, seconds=0.0)
         clear()
         for child, (function, *arguments) in zip(self._children, both, strict=True):
-            child.start(function, *arguments, seconds=self.seconds, processes=2)
+            child.start(function, *arguments, seconds=seconds, processes=2)
         running: dict[Any, Child] = {child.pipe: child for child in self._children}
         results, watched = dict[Any, Any](), WatchedTime()
         while running:
             for pipe in connection.wait(list(running), _POLL_S):
                 results[pipe] = running.pop(pipe).await_result(0.0)
             look()
-            if running and watched.look() > limit_s + _GRACE_S:
-                raise TimedOut(f"no answer within {limit_s + _GRACE_S:.0f} s")
+            if running and watched.look() > (limit_s := seconds + patience_s + _GRACE_S):
+                raise TimedOut(f"no answer within {limit_s:.0f} s")
         return [results[child.pipe] for child in self._children]

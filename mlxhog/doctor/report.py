@@ -12,6 +12,7 @@ of the home directory is `~`.
 
 import importlib
 import io
+import json
 import os
 import tempfile
 import traceback
@@ -88,9 +89,17 @@ def write(path: Path, record: dict[str, Any], machine: Machine, tell: TellStep) 
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in files.items():
-            archive.writestr(name, text.replace(str(Path.home()), "~"))
+            archive.writestr(name, without_home(text))
     with disk_errors(f"writing {path}"):
         replace_file(path, packed.getvalue())
+
+
+def without_home(text: str) -> str:
+    """Return a text with `~` in place of the home directory, also where JSON has escaped it."""
+    for home in {str(Path.home().resolve()), str(Path.home())} - {"/"}:
+        for form in (home, json.dumps(home)[1:-1]):
+            text = text.replace(form, "~")
+    return text
 
 
 def of_fault(quick: bool) -> dict[str, Any]:

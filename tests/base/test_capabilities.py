@@ -104,7 +104,7 @@ def test_a_record_that_others_could_write_permits_nothing_and_a_new_one_is_ones_
 @each_of(
     ("judge", "parts", "ok", "words"),
     [
-        ("write", {"litmus": ALONE}, True, "none of 2,000 concurrent adds"),
+        ("write", {"litmus": ALONE}, True, "none of 2,000 adds of two writers"),
         *(("write", {"litmus": adds("metal:mlx", "metal:mlx", **wrong)}, False, words)
           for wrong, words in (
             ({"lost": 1}, "lost 1 of 1,000"), ({"torn": 1}, "1 values were torn"),

@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from mlxhog.arena.child import Lane, TimedOut
-from mlxhog.base import darwin
+from mlxhog.base import darwin, plain_json
 from mlxhog.base.load import Load, LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.workers import BACKENDS
@@ -114,6 +114,15 @@ def test_a_bad_name_is_refused_before_anything_is_measured(
     )
     assert main(["doctor", "--report", name]) == 2
     assert words in capsys.readouterr().err
+
+
+@each_of("home", ["/Users/anna", "/Users/josé"])
+def test_no_text_has_the_home_directory_as_it_is_or_as_json_has_it(home, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: Path(home))
+    text = f"{home}/x {plain_json.dumps({'at': home + '/y'}).decode()}"
+    assert report.without_home(text) == '~/x {"at": "~/y"}'
+    monkeypatch.setattr(Path, "home", lambda: Path("/"))
+    assert report.without_home("/usr/bin/c++") == "/usr/bin/c++"
 
 
 def a_record(quick=True):

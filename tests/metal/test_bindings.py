@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
+from mlxhog._native import ops
 from mlxhog.errors import ShapeError
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Rows
@@ -88,6 +89,26 @@ REFUSED = {
     "shared, pending": (
         lambda s: step(s, "mean", [1] * 5, 8, shared=True, pending=ones(8)),
         "a pending step moves nothing shared",
+    ),
+    "fewer rows than none": (
+        lambda s: _native.newton_schulz(
+            [np.ones((2, 2), np.float32)],
+            [np.ones((2, 2), np.float32)],
+            [1.0],
+            np.ones((1, 3), np.float32),
+            rows=-1,
+            threads=1,
+        ),
+        "rows is -1",
+    ),
+    "no numbers to quantize": (
+        lambda s: ops.quantize(
+            np.ones((2, 0), np.float32),
+            np.ones((2, 0), np.uint32),
+            *np.ones((2, 2, 1), np.float32),
+            threads=1,
+        ),
+        "IN",
     ),
     "half a record": (lambda s: step(s, "gradient", [], last=ones(8)), "both or neither"),
     "a width of swaps": (lambda s: _native.add_cas(s.floats, 0, ones(3), 3), "1 or 2"),

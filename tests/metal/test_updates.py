@@ -125,6 +125,19 @@ def stepped(rule, mode, to, threads):
         return [segment.floats.copy(), *state, pending, last, prev]
 
 
+@each_of("mode", MODES)
+def test_shared_moments_of_a_huge_gradient_are_infinite_and_its_step_is_none(mode):
+    slot = Slot("w", (4,), 0)
+    with shared(4) as segment:
+        rule, floats = RULES["adamw, shared moments"], segment.floats
+        where = target(rule, floats, "w", slots={"w": slot})
+        where = replace(where, locks=segment.locks(1), mode=mode)
+        grads = {"w": np.array([1, 3e19, -3e19, 2], np.float32)}
+        rule.step(where, grads, lr=0.01, step=1, seed=1, grad_scale=1.0)
+        assert np.isfinite(floats).all()
+        assert floats[1] == floats[2] == 0 != floats[0]
+
+
 @pytest.mark.slow
 @each_of("to", TO)
 @each_of("mode", MODES)

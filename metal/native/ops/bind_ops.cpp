@@ -83,6 +83,7 @@ void bind_ops(nb::module_& parent) {
   def(m, "quantize", "w: OUT IN, packed: OUT WORDS, scales: OUT GROUPS, offsets: OUT GROUPS",
       "Quantize to 4 or 8 bits: w is nearly scale * q + offset.",
       [](Sizes& sizes, Floats w, std::uint32_t* packed, Result scales, Result offsets, int threads) {
+        sizes.expect_positive({"IN"});
         const Index in = sizes["IN"], words = sizes["WORDS"], groups = sizes["GROUPS"];
         const Index bits = in * 4 == words * 32 ? 4 : 8;
         require(in * bits == words * 32 && groups > 0 && words % groups == 0, "packed has ", words, " words and ", groups,

@@ -186,6 +186,7 @@ void bind_updates(nb::module_& m) {
       [](Sizes& sizes, std::vector<Floats> xs, std::vector<Result> us, std::vector<double> scales, Floats coefficients,
          Index rows, int threads) {
         sizes.expect_positive({"K"});
+        require(rows >= 0, "rows is ", rows, ", expected 0 or more");
         parallel_for(static_cast<Index>(xs.size()), threads, [&](Index i) {
           const Index height = sizes.at("R_j", i), cols = sizes.at("C_j", i);
           if (height == 0 || cols == 0) return;

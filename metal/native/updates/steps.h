@@ -53,6 +53,7 @@ struct Moments {
       for (std::size_t i = 0; i < n; ++i) s[i] *= s[i];
       still[1 + 2 * k] = 1.0f, still[2 + 2 * k] = 0.0f;  // the direction takes the new means without moving them again
     }
+    if (kernel->moments == 2) still[0] = 0.0f;  // Adam's takes them alone, and 0 times an infinite square is NaN
     kernel->run(g + q, nullptr, means, u, n, still);
   }
 };
