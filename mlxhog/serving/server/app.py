@@ -92,6 +92,7 @@ class Api:
             self._admitted,
             allow_origins=origins,
             allow_methods=["GET", "POST"],
+            allow_private_network=True,  # Chromium asks for leave to reach this machine
             allow_headers=["*"],  # Authorization, Content-Type, and those of OpenAI's client
             expose_headers=["Retry-After"],
         )
