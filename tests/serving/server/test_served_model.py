@@ -156,6 +156,25 @@ def test_pinned_answers_that_follow_each_other_do_not_keep_old_weights_for_ever(
     run(served, work)
 
 
+def test_pinned_answers_start_at_once_while_newer_weights_cannot_be_loaded_yet(start, monkeypatch):
+    monkeypatch.setattr(served_model, "PINNED_S", 0.0)
+    letters, served = start("pinned_per_sequence", batch_size=2)
+    monkeypatch.setattr("mlxhog.serving.source.LOADING_SHARE", 1e-12)  # the next load: in a year
+
+    async def work():
+        letters.version = 1
+        first = asked(served, n=50)
+        letters.may_say.release(2)
+        parts = await first.parts()
+        letters.version = 5
+        letters.may_say.release(100)
+        assert text(await rest(asked(served, n=2))) == "bb"
+        assert first.n_open == 1  # it is not waited for
+        assert text(parts + await rest(first)) == "b" * 50
+
+    run(served, work)
+
+
 def test_weights_that_are_not_finite_are_a_status_until_newer_ones_are_there(start):
     """A stream is refused with the status of the whole answer."""
     letters, served = start()
