@@ -10,6 +10,7 @@ import mlxhog
 import mlxhog.mad
 from mlxhog.cli import main
 from tests.cli.command import told
+from tests.pairs import each_of
 from tests.training.small import small_config
 
 QUICK = {"seq_len": 32, "batch_size": 2, "threads": 1, "workers": "torch:cpu"}
@@ -50,6 +51,12 @@ def test_evaluate_scores_the_validation_set_and_other_text_as_the_command_does(t
         mlxhog.evaluate(result.run, text_key="body")
     with pytest.raises(mlxhog.ConfigError, match="leave one out"):
         mlxhog.evaluate(result.run, "letter.txt", like="latest")
+
+
+@each_of("seq_len", [-3, 0, 1, 64.5, "64", True])
+def test_evaluate_refuses_a_wrong_length_before_it_looks_for_the_model(seq_len):
+    with pytest.raises(mlxhog.ConfigError, match="wanted an integer from 2 on, or None"):
+        mlxhog.evaluate("no such run", seq_len=seq_len)
 
 
 def test_parity_returns_every_row_and_says_what_was_perturbed():

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mlxhog.cli.frame import CommandResult, Download, Json, Plugins, command, model_argument, option
 from mlxhog.decoding.options import Sampling, stop_strings
-from mlxhog.display.streams import verbatim
+from mlxhog.display.streams import printable_answer, verbatim
 from mlxhog.errors import ConfigError, DataError, shown
 from mlxhog.serving import LoadOptions
 
@@ -264,7 +264,8 @@ def plain(content: bytes | str, what: str) -> str:
 
 def write(text: str) -> None:
     """Write text as it comes; only a pipe or a file gets control characters."""
-    stream = sys.stdout if sys.stdout.isatty() else verbatim(sys.stdout)
+    stream = verbatim(sys.stdout)
     encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "replace").decode(encoding))
+    text = text.encode(encoding, "replace").decode(encoding)
+    stream.write(printable_answer(text) if stream.isatty() else text)
     stream.flush()

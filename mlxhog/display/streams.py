@@ -11,6 +11,7 @@ import contextlib
 import re
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDTH = 100  # columns of text for a pipe, and the largest number of columns in a window
+_KEPT = "\n\t\u200c\u200d"  # in an answer: line end, tab, ZERO WIDTH NON-JOINER, ZERO WIDTH JOINER
 
 
 def printable(text: str) -> str:
@@ -32,6 +34,13 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Clean a text as `printable`, but keep line ends."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def printable_answer(text: str) -> str:
+    """Clean a model's text as `printable_lines`, but keep tabs, Unicode's blanks and joiners."""
+    return "".join(
+        c if c.isprintable() or c in _KEPT or unicodedata.category(c) == "Zs" else " " for c in text
+    )
 
 
 def wrapped(text: str, width: int = WIDTH) -> list[str]:

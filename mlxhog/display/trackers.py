@@ -14,6 +14,7 @@ environment says so (WANDB_MODE=online; TRACKIO_SPACE_ID, TRACKIO_SERVER_URL). w
 the run's folder, trackio to its own. A resumed run continues the tracker's run.
 """
 
+import contextvars
 import importlib
 import importlib.util
 import io
@@ -87,8 +88,11 @@ class _Trackio:
     def __init__(self, run: TrackedRun) -> None:
         with redirect_stdout(io.StringIO()), _hub_offline():  # stdout may be JSON
             trackio: Any = importlib.import_module("trackio")
-            self._finish = trackio.finish  # a run's own would be called again at exit
-            self._run = trackio.init(
+            # trackio ends the run of its context: a program's own run stays in the program's.
+            self._context = contextvars.Context()
+            self._finish = trackio.finish
+            self._run = self._context.run(
+                trackio.init,
                 project=PROJECT,
                 name=run.name,
                 config=dict(run.config),
@@ -100,11 +104,11 @@ class _Trackio:
 
     def write(self, points: Points) -> None:
         for step, values in points:
-            self._run.log(dict(values), step=step)
+            self._context.run(self._run.log, dict(values), step=step)
 
     def close(self, *, failed: bool) -> None:
         with redirect_stdout(io.StringIO()):
-            self._finish()
+            self._context.run(self._finish)
 
 
 @contextmanager

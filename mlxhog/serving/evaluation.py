@@ -23,7 +23,7 @@ from mlxhog.data.machine_data import MachineData
 from mlxhog.data.split import KnownText
 from mlxhog.data.tokens import TokenFile
 from mlxhog.decoding.scoring import TextScore, score, token_files, val_tokens
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.errors import ConfigError, DataError, shown
 from mlxhog.models.families import check_length
 from mlxhog.serving import CHECKPOINT, SEQ_LEN
 from mlxhog.serving.model import LoadedModel, load
@@ -96,7 +96,7 @@ def evaluate(
         like: another run, whose validation set is scored.
         checkpoint: of the run: "latest", "best", or the name of a folder in its checkpoints; None
             is the newest, or the best where the last is worse.
-        seq_len: tokens of a sequence; None is that of the run's training, else 512.
+        seq_len: tokens of a sequence, >= 2; None is that of the run's training, else 512.
         backend: what computes, such as "torch:cpu".
         text_key: field of the text in JSON lines and tables, or "none"; None is the run's.
         document_separator: what ends a document of plain text, "auto" or "none"; None is the
@@ -111,6 +111,11 @@ def evaluate(
         Diverged: the loss is not finite.
         EnvironmentLacks: memory or a backend is missing.
     """
+    if seq_len is not None and not (isinstance(seq_len, int) and seq_len >= 2):
+        raise ConfigError(
+            f"seq_len is {shown(seq_len)}; wanted an integer from 2 on, or None for that of the "
+            f"run's training, else {SEQ_LEN}"
+        )
     for file in plugins.texts(plugin):
         plugins.load(file)
     show: Show = show_nothing if observer is None else lambda text: observer(text())
@@ -143,7 +148,8 @@ def evaluate(
     began = time.monotonic()
     computes = one_backend(backend, machine.here())  # batches, which a GPU is good at
     loaded = load(path, runs_dir=root, backend=computes, mode=CHECKPOINT)
-    length = seq_len or (SEQ_LEN if options is None else options.seq_len)
+    default = SEQ_LEN if options is None else options.seq_len
+    length = default if seq_len is None else seq_len
     check_length(loaded.config, length)
 
     def scored(name: str, file: TokenFile | None) -> TextScore:

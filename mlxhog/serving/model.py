@@ -126,7 +126,8 @@ class LoadedModel:
     ) -> Iterator[str]:
         """Yield the text of `generate` in parts, each as soon as it is final.
 
-        Arguments and errors are those of `generate`; the iterator raises `Diverged`.
+        Arguments and errors are those of `generate`; the iterator raises `Diverged`, and
+        `ConfigError` if the model was closed meanwhile.
         """
         sampling = resolve(Sampling, [of_keywords("generate()", options)])
         texts = tuple(_text("stop string", one) for one in stop_strings(stop, "generate(): stop"))
@@ -151,7 +152,7 @@ class LoadedModel:
             tokenizer=self.tokenizer,
             sampling=sampling,
             stop_ids=self.stop_ids,
-            before_step=partial(self.follower.refresh, in_sequence=True),
+            before_step=partial(self._refresh, in_sequence=True),
         )
 
     def logits(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
@@ -207,11 +208,11 @@ class LoadedModel:
         assert bits is not None
         return bits
 
-    def _refresh(self) -> None:
-        """Load the newest weights; ConfigError if the model was closed."""
+    def _refresh(self, *, in_sequence: bool = False) -> None:
+        """Load newer weights if they are due; ConfigError if the model was closed."""
         if not self._closed.alive:
             raise ConfigError("this model was closed; load it again with mlxhog.load")
-        self.follower.refresh(in_sequence=False)
+        self.follower.refresh(in_sequence=in_sequence)
 
 
 def load(

@@ -304,13 +304,17 @@ class WeightFollower:
                 self.source, self._replaced = newer, True
         return self._replaced or self.source.has_newer()
 
+    def is_due(self) -> bool:
+        """Whether there are newer weights and they may be loaded now."""
+        return monotonic() >= self._load_after and self.has_newer()
+
     def refresh(self, *, in_sequence: bool) -> LoadedWeights:
         """Load newer weights if they are due, between two tokens; return those in use.
 
         In a sequence, an answer in progress, mode `pinned_per_sequence` keeps its weights.
         """
         is_pinned = in_sequence and self.source.mode == "pinned_per_sequence"
-        if not is_pinned and monotonic() >= self._load_after and self.has_newer():
+        if not is_pinned and self.is_due():
             self._load()
         return self._loaded
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from mlxhog.checkpoint.run import Run
-from mlxhog.cli.generate import read_prompt, read_prompts
+from mlxhog.cli.generate import read_prompt, read_prompts, write
 from mlxhog.data import textfiles
 from mlxhog.data.conversations import STOPS
+from mlxhog.display.streams import PrintableStream
 from mlxhog.errors import ConfigError
 from tests.cli.command import said, told
 from tests.saved import letters, saved_run
@@ -109,3 +110,16 @@ def test_a_prompt_is_read_as_training_reads_its_text(tmp_path, monkeypatch):
     path.write_bytes("never wait, never lock".encode("utf-16-le"))
     with pytest.raises(ConfigError, match="zero byte.*save it as UTF-8"):
         read_prompt(f"@{path}")
+
+
+def test_a_terminal_gets_tabs_and_joiners_of_an_answer_and_nothing_that_moves_its_cursor(
+    monkeypatch,
+):
+    kept = "if a:\n\tb\u00a0c\u3000d \u0646\u0645\u06cc\u200c\u062e \U0001f469\u200d\U0001f52c"
+    for is_terminal in (True, False):
+        stream = io.StringIO()
+        stream.isatty = lambda is_terminal=is_terminal: is_terminal
+        monkeypatch.setattr("sys.stdout", PrintableStream(stream))
+        hostile = "\x1b[2J\r\x07\x9b\x7f\x08\u202e\u2066\u2028\0"
+        write(kept + hostile)
+        assert stream.getvalue() == kept + (" [2J" + " " * 9 if is_terminal else hostile)

@@ -84,6 +84,35 @@ def test_report_to_takes_a_list_and_refuses_what_it_does_not_know(tmp_path):
         small_config(tmp_path, report_to="trackoi")
 
 
+OWN_RUN = """
+import sys, trackio
+from mlxhog import TrainConfig, train
+trackio.init(project="mine", embed=False, auto_log_gpu=False, auto_log_cpu=False)
+own = lambda progress: trackio.log({"own": progress.step})
+train(TrainConfig(**eval(sys.argv[1])), observer=own)
+trackio.log({"own": 3})
+trackio.finish()
+"""
+
+
+@pytest.mark.slow
+def test_a_program_s_own_run_of_trackio_stays(tmp_path):
+    small_config(tmp_path)  # its files
+    options = {
+        "model": str(tmp_path / "small.yaml"), "data": str(tmp_path / "text"), "steps": 3,
+        "workers": "mlx:cpu", "seq_len": 32, "batch_size": 2, "report_to": "trackio",
+        "runs_dir": str(tmp_path / "runs"),
+    }  # fmt: skip
+    done = python("-c", OWN_RUN, repr(options), TRACKIO_DIR=str(tmp_path / "trackio"))
+    assert done.returncode == 0, done.stderr
+    for project, own in (("mine", True), ("mlxhog", False)):
+        with sqlite3.connect(tmp_path / "trackio" / f"{project}.db") as base:
+            rows = base.execute("select metrics from metrics").fetchall()
+        base.close()
+        assert rows
+        assert {b"own" in metrics for (metrics,) in rows} == {own}
+
+
 @pytest.mark.slow
 def test_the_real_ones_continue_a_run_offline_and_leave_no_line_and_no_process(tmp_path):
     small_config(tmp_path)  # its files

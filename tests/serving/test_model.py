@@ -110,9 +110,13 @@ def test_a_model_whose_file_is_shortened_after_it_was_loaded_still_writes(saved,
 
 def test_a_closed_model_says_so(saved):
     with load(saved.directory, backend="mlx") as model:
-        pass
+        begun, waiting = model.stream("a"), model.stream("a")
+        next(begun)
     model.close()
-    for call in (model.generate, lambda: model.logits([1]), lambda: model.score("a")):
+    for call in (
+        model.generate, lambda: model.logits([1]), lambda: model.score("a"),
+        lambda: [*begun], lambda: [*waiting],
+    ):  # fmt: skip
         with pytest.raises(errors.ConfigError, match="load it again"):
             call()
 

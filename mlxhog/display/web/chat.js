@@ -97,7 +97,7 @@ async function ask(text) {
     out?.flush();
     if (chat !== messages) line = null;
     else if (error.name === "AbortError") add("about", "stopped");
-    else add("error", error.message === "Failed to fetch" ? "the server does not answer" : error.message);
+    else add("error", error instanceof TypeError ? "the server does not answer" : error.message);
   }
   if (line?.textContent && !continues) messages = [...asked, { role: "assistant", content: line.textContent }];
   else if (line && !line.textContent && !$("text").value) $("text").value = text;  // so that it can be sent again
@@ -113,7 +113,9 @@ $("ask").addEventListener("submit", (event) => {
   if (text && !running) ask(text);
 });
 $("text").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+  // Safari ends the composition before this event, which has the key code of input methods (WebKit bug 165004).
+  const composes = event.isComposing || event.keyCode === 229;
+  if (event.key === "Enter" && !event.shiftKey && !composes) {
     event.preventDefault();
     $("ask").requestSubmit();
   }

@@ -40,6 +40,9 @@ BODY_S = 30.0  # longest time for a client to send the body of a request, in sec
 MAX_CONNECTIONS = 200
 """The limit is this or twice `max_answers`, whichever is larger; above it uvicorn answers 503."""
 
+MAX_PROMPT_SCORES = 100_000
+"""Largest number of probabilities of a request's prompts: tens of MB of objects and JSON."""
+
 _SWITCH_S = 0.0005
 """Switch interval of threads, so that the event loop waits less; a tenth of Python's default."""
 
@@ -92,6 +95,7 @@ class Api:
             self._admitted,
             allow_origins=origins,
             allow_methods=["GET", "POST"],
+            allow_private_network=True,  # Chromium asks for leave to reach this machine
             allow_headers=["*"],  # Authorization, Content-Type, and those of OpenAI's client
             expose_headers=["Retry-After"],
         )
@@ -147,17 +151,20 @@ class Api:
             if (result := await unless_gone(http.receive, first)) is None:
                 return Response(status_code=499)  # the client has gone
             if isinstance(result, dict):
-                return JSONResponse(result)
+                return await asyncio.to_thread(JSONResponse, result)
             streams = True
             return StreamingResponse(
                 self._events(reply, result),
                 media_type="text/event-stream",
                 headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-                background=BackgroundTask(self._served.cancel, reply),  # if it never began
+                background=BackgroundTask(self._cancel, reply),  # if it never began
             )
         finally:
             if not streams:
                 self._served.cancel(reply)
+
+    async def _cancel(self, reply: Reply) -> None:  # starlette runs plain functions in threads
+        self._served.cancel(reply)
 
     async def _events(self, reply: Reply, parts: list[AnswerPart]) -> AsyncIterator[bytes]:
         """Yield an answer as server-sent events while it is written; a disconnect cancels it."""
@@ -207,6 +214,14 @@ class Api:
                 )
                 for row in range(len(asked), len(asked) + request.n)
             ]
+        n_scored = sum(len(one.prompt) for one in asked if one.scores_prompt)
+        if (n_scores := n_scored * (1 + (request.logprobs or 0))) > MAX_PROMPT_SCORES:
+            raise RefusedRequest(
+                f"echo with logprobs {request.logprobs} is {n_scores:,} probabilities of "
+                f"{n_scored:,} tokens; the limit is {MAX_PROMPT_SCORES:,}; send fewer or shorter "
+                "prompts, or a smaller logprobs",
+                param="logprobs",
+            )
         return texts, asked
 
     # -- the rest ----------------------------------------------------------------------------------

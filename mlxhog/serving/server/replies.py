@@ -1,17 +1,21 @@
 """The server's replies: JSON objects of completions, and event streams."""
 
+import asyncio
+import codecs
 import json
 import secrets
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
-from itertools import accumulate
 from typing import Any
 
 from mlxhog.decoding.engine import GenerationRequest, TokenScore
 from mlxhog.serving.model import LoadedModel
 from mlxhog.serving.server.requests import ClientRequest
 from mlxhog.serving.server.served_model import AnswerJob, AnswerPart
+
+MANY_SCORES = 32
+"""A part with so many scored tokens is formatted in a thread, so that other clients do not wait."""
 
 
 class _Choice:
@@ -21,7 +25,8 @@ class _Choice:
         self.texts, self.has_text = [text], False
         self.finish: str | None = None
         self.scores: list[TokenScore] = []
-        self.offset = 0  # of the next token in the text
+        # Characters of the scored tokens so far: the place of the next one in the text.
+        self.offset, self.decoder = 0, codecs.getincrementaldecoder("utf-8")(errors="replace")
 
 
 class Reply(AnswerJob):
@@ -79,10 +84,11 @@ class Reply(AnswerJob):
             for part in parts:
                 texts[part.choice] += self._add(part)
             for k, text in texts.items():
-                finish = self._choices[k].finish
-                if text or finish or self._choices[k].scores:
-                    more = {"mlxhog": self._weights()} if finish else {}
-                    yield self._event([self._choice(k, text)], **more)
+                one = self._choices[k]
+                if len(one.scores) >= MANY_SCORES:
+                    yield await asyncio.to_thread(self._changed, k, text)
+                elif text or one.finish or one.scores:
+                    yield self._changed(k, text)
             parts = await self.parts()
         if self._request.counts:
             yield self._event([], usage=self._usage())
@@ -93,11 +99,19 @@ class Reply(AnswerJob):
         while parts := await self.parts():
             for part in parts:
                 self._add(part)
+        return await asyncio.to_thread(self._whole)
+
+    def _whole(self) -> dict[str, Any]:
         choices = [
             self._choice(k, "".join(one.texts), whole=True) for k, one in enumerate(self._choices)
         ]
         kind = "chat.completion" if self._request.is_chat else "text_completion"
         return self._object(kind, choices) | {"usage": self._usage(), "mlxhog": self._weights()}
+
+    def _changed(self, index: int, text: str) -> bytes:
+        """Return the event of a choice with new text and scores, or its end."""
+        more = {"mlxhog": self._weights()} if self._choices[index].finish else {}
+        return self._event([self._choice(index, text)], **more)
 
     def _choice(self, index: int, text: str, *, whole: bool = False) -> dict[str, Any]:
         """Return a choice with new text, or its whole text, and its new scores."""
@@ -123,7 +137,10 @@ class Reply(AnswerJob):
             ]
             return {"content": content, "refusal": None}
         tokens = [self._token_text(one.token) for one in scores]
-        *offsets, choice.offset = accumulate(map(len, tokens), initial=choice.offset)
+        offsets = list[int]()
+        for one in scores:
+            offsets.append(choice.offset)
+            choice.offset += len(choice.decoder.decode(self._tokenizer.decode([one.token])))
         top: list[dict[str, float] | None] = [
             None
             if one.logprob is None

@@ -36,7 +36,7 @@ POLL_S = 0.5
 """Poll interval for newer weights of an idle server, and for the run's end of a busy one."""
 
 PINNED_S = 10.0
-"""Longest wait of newer weights for running answers; then new answers wait for the weights."""
+"""Longest wait of weights that are due for running answers; then new answers wait for them."""
 
 PREFILL_CHUNK = 256  # tokens of a prompt that are read between two tokens of the other answers
 
@@ -292,7 +292,7 @@ class ServedModel:
         }
 
     def _has_waited_too_long(self) -> bool:
-        if self._follower.source.mode != "pinned_per_sequence" or not self._follower.has_newer():
+        if self._follower.source.mode != "pinned_per_sequence" or not self._follower.is_due():
             self._behind_since = 0.0
             return False
         self._behind_since = self._behind_since or monotonic()

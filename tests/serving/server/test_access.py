@@ -82,6 +82,20 @@ def test_a_browser_of_an_allowed_site_reads_every_answer_and_other_sites_get_no_
         assert "authorization" in read.headers["access-control-allow-headers"]
 
 
+def test_a_page_of_an_allowed_site_may_reach_a_private_network_and_other_pages_may_not():
+    """Chromium asks so before a page of the internet reaches this machine."""
+    asks = PREFLIGHT | {"Access-Control-Request-Private-Network": "true"}
+    for site, origins, status in (
+        (SITE, (SITE,), 200), (SITE, ("*",), 200), (EVIL, (SITE,), 400), (EVIL, (), 400),
+    ):  # fmt: skip
+        read = answer("OPTIONS", "/v1/models", {"Origin": site, **asks}, origins=origins, key=KEY)
+        assert read.status_code == status
+        if status == 200:
+            assert read.headers["access-control-allow-private-network"] == "true"
+        else:
+            assert LEAVE not in read.headers
+
+
 @each_of(
     ("host", "origin"),
     [("[::1", ""), ("localhost:x", "http://localhost:x"), ("localhost", "http://["),

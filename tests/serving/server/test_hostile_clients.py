@@ -92,6 +92,23 @@ def test_a_huge_body_is_refused_by_its_length_or_where_the_limit_is(server):
     assert rss_bytes() - before < 40 << 20
 
 
+@each_of(
+    ("prompt", "logprobs", "scores"),
+    [
+        ("ab" * 2500, 20, "105,000"),
+        (["a" * 25_001] * 2, 1, "100,004"),
+        ("a" * 100_001, 0, "100,001"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_prompt_has_scores_up_to_the_limit(server, client, prompt, logprobs, scores):
+    fields = {"model": server.model, "echo": True, "max_tokens": 0, "logprobs": logprobs}
+    with pytest.raises(openai.BadRequestError, match=f"is {scores} probabilities") as raised:
+        client.completions.create(prompt=prompt, **fields)
+    assert raised.value.param == "logprobs"
+    assert "send fewer or shorter prompts, or a smaller logprobs" in raised.value.message
+
+
 def long_answer(server, **how):
     """A request for the likeliest letters, among which no end of a document ever is."""
     fields = {"model": server.model, "prompt": "ab", "max_tokens": MINUTES, "stream": True}

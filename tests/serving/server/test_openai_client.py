@@ -115,6 +115,18 @@ def test_scores_of_an_answer_are_token_by_token_those_of_the_model(client, serve
     assert "without the temperature" in note["note"]
 
 
+def test_a_token_s_offset_is_the_number_of_characters_before_it(client, server):
+    """Also in a stream, and where a character has several tokens, or a token no text."""
+    ids = [*"é x☃".encode(), 256, *b"a"]
+    offsets = [0, 0, 1, 2, 3, 3, 3, 4, 4]
+    how = {"prompt": [ids], "echo": True, "max_tokens": 2, "temperature": 0, "logprobs": 0}
+    whole = ask(client, server, **how).choices[0]
+    assert whole.logprobs.text_offset == [*offsets, 5, 6]
+    assert whole.text[4] == "a"
+    chunks = [chunk.choices[0].logprobs for chunk in ask(client, server, **how, stream=True)]
+    assert sum((one.text_offset for one in chunks if one), []) == [*offsets, 5, 6]
+
+
 @pytest.mark.parametrize("length", [-1, 10**9])
 def test_a_length_without_or_above_the_limit_is_cut_to_it(client, server, length):
     assert ask(client, server, "a", max_tokens=length, stop="b").choices[0].finish_reason == "stop"

@@ -98,3 +98,42 @@ def test_a_phone_asks_for_the_key_then_shows_an_answer_while_it_is_written(visit
         expect(page.locator(".answer").last).not_to_be_empty()
         assert window.cut(390) == []
         assert all(url.startswith(server.root) for url in window.requests)
+
+
+def test_a_message_is_sent_once_it_is_whole_and_its_numbers_are_there(visit, server):
+    """Safari's Enter at the end of a composition has the key code of input methods, 229."""
+    bodies = []
+
+    def fulfil(route):
+        bodies.append(route.request.post_data_json)
+        route.fulfill(status=200, content_type="text/event-stream", body="data: [DONE]\n\n")
+
+    _, page, expect = opened(visit, server)
+    page.route("**/v1/chat/completions", fulfil)
+    expect(page.get_by_role("heading")).to_have_text(server.model)
+    page.get_by_label("Message").fill("かな")
+    page.get_by_label("Message").evaluate(
+        "box => box.dispatchEvent(new KeyboardEvent('keydown', "
+        "{key: 'Enter', keyCode: 229, bubbles: true, cancelable: true}))"
+    )
+    expect(page.locator("#send")).to_be_visible()
+    for label, valid in (("tokens", "7"), ("temperature", "0.5")):
+        page.get_by_label(label).fill("")
+        page.get_by_label("Message").press("Enter")
+        expect(page.locator("#send")).to_be_visible()
+        page.get_by_label(label).fill(valid)
+    assert bodies == []
+    page.get_by_label("Message").press("Enter")
+    expect(page.locator(".about")).to_have_text("the model ended the answer at once")
+    (body,) = bodies
+    assert (body["max_tokens"], body["temperature"]) == (7, 0.5)
+    assert body["messages"][-1]["content"] == "かな"
+
+
+def test_a_server_that_is_gone_is_named_in_every_browser(visit, server):
+    _, page, expect = opened(visit, server)
+    expect(page.get_by_role("heading")).to_have_text(server.model)
+    fails = "window.fetch = async () => { throw new TypeError('Load failed'); }"  # Safari's words
+    page.evaluate(f"() => {{ {fails} }}")
+    say(page, "ab")
+    expect(page.get_by_role("alert")).to_have_text("the server does not answer")

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from starlette.responses import JSONResponse
 
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.decoding.engine import GenerationRequest
@@ -16,6 +17,7 @@ from mlxhog.serving.model import LoadedModel
 from mlxhog.serving.server import served_model
 from mlxhog.serving.server.app import Api
 from mlxhog.serving.server.config import ServeConfig
+from mlxhog.serving.server.replies import Reply
 from mlxhog.serving.server.requests import RefusedRequest
 from mlxhog.serving.server.served_model import AnswerJob, ServedModel
 from mlxhog.serving.source import LoadedWeights, WeightSource
@@ -154,6 +156,60 @@ def test_pinned_answers_that_follow_each_other_do_not_keep_old_weights_for_ever(
         assert text(await rest(second)) == "ff"
 
     run(served, work)
+
+
+def test_pinned_answers_start_at_once_while_newer_weights_cannot_be_loaded_yet(start, monkeypatch):
+    monkeypatch.setattr(served_model, "PINNED_S", 0.0)
+    letters, served = start("pinned_per_sequence", batch_size=2)
+    monkeypatch.setattr("mlxhog.serving.source.LOADING_SHARE", 1e-12)  # the next load: in a year
+
+    async def work():
+        letters.version = 1
+        first = asked(served, n=50)
+        letters.may_say.release(2)
+        parts = await first.parts()
+        letters.version = 5
+        letters.may_say.release(100)
+        assert text(await rest(asked(served, n=2))) == "bb"
+        assert first.n_open == 1  # it is not waited for
+        assert text(parts + await rest(first)) == "b" * 50
+
+    run(served, work)
+
+
+def test_many_scores_and_cancels_stand_in_no_other_client_s_way(start, monkeypatch):
+    """Scores are formatted in threads; answers are canceled in the event loop, which owns them."""
+    letters, served = start()
+    api, formats, cancels = Api(served, ServeConfig(), None), [], []
+
+    def noted(owner, name, threads):
+        before = getattr(owner, name)
+
+        def call(*args, **how):
+            threads.append(threading.current_thread())
+            return before(*args, **how)
+
+        monkeypatch.setattr(owner, name, call)
+
+    noted(Reply, "_token_text", formats)
+    noted(JSONResponse, "render", formats)
+    noted(served, "cancel", cancels)
+
+    async def work():
+        letters.may_say.release(10**6)
+        transport = httpx.ASGITransport(api)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            for stream in (False, True):
+                body = {"prompt": "ab" * 50, "echo": True, "logprobs": 1, "max_tokens": 0}
+                answer = await client.post("/v1/completions", json=body | {"stream": stream})
+                assert answer.status_code == 200
+                assert answer.text.count('"text_offset"') == 1
+
+    run(served, work)
+    assert len(formats) > 200
+    assert threading.main_thread() not in formats
+    assert set(cancels) == {threading.main_thread()}
+    assert len(cancels) == 3  # a stream's end, and the end of its response
 
 
 def test_weights_that_are_not_finite_are_a_status_until_newer_ones_are_there(start):
