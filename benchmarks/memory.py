@@ -41,8 +41,7 @@ VARIANTS = (("mlx:cpu", "eager"), ("torch:cpu", "eager"), ("mlx:cpu", "native"),
             ("torch:cpu", "native"))  # fmt: skip
 """The first is measured with --quick, too, and judged: its peaks repeat exactly."""
 
-LARGE, LARGE_CHANGES = "160m", "vocab_size=50304"
-LARGE_LENGTHS = {"native": (512, 2048), "eager": (256, 1024)}
+LARGE, LARGE_CHANGES, LARGE_LENGTHS = "160m", "vocab_size=50304", (512, 2048)
 LARGE_ARMS = (("torch:cpu", "native"), ("mlx:cpu", "native"), ("mlx:cpu", "eager"))
 OPTIONS = (("float32", "none"), ("float32", "blocks"), ("bfloat16", "none"), ("bfloat16", "blocks"))
 """Pairs of --dtype and --recompute that the large model is measured with, one after the other."""
@@ -165,7 +164,7 @@ def measure(findings, chosen):
     for backend, kernels in LARGE_ARMS:
         large = Arm(smallest("tiny", LARGE), LARGE_CHANGES, backend, kernels)
         arms = [replace(large, dtype=dtype, recompute=recompute) for dtype, recompute in OPTIONS]
-        rows = rows_of(arms, LARGE_LENGTHS[kernels])
+        rows = rows_of(arms, LARGE_LENGTHS)
         findings.table(
             [row | {"of none": row["KB a token"] / rows[0]["KB a token"]} for row in rows]
         )
