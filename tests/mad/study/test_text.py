@@ -13,7 +13,7 @@ from mlxhog import mad
 from mlxhog.base import plain_json
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.mad.objectives import ordered, pareto, parse_limit
+from mlxhog.mad.objectives import OUT, ordered, pareto, parse_limit
 from mlxhog.mad.options import OBJECTIVES
 from mlxhog.mad.report.leaderboard import section
 from mlxhog.mad.report.page import page
@@ -105,6 +105,13 @@ def test_only_candidates_within_the_limits_vote_with_their_scores(tmp_path):
     voters = elected(study.store)["voters"]
     assert voters
     assert all(voter["score"] == within[voter["layers"]] for voter in voters)
+
+
+def test_a_sampler_learns_the_objective_on_the_first_rung(tmp_path):
+    study, _ = searched(tmp_path, objective="decode_tokens_per_s", pairs=0, sampler="evolution")
+    learned = [one.score for one in study.store.proposals() if one.score is not None]
+    assert len(set(learned)) == 6
+    assert min(learned) > OUT
 
 
 def test_a_study_is_named_as_commands_find_it(tmp_path, monkeypatch):
