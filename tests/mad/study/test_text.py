@@ -3,6 +3,7 @@
 import json
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,7 +35,9 @@ from tests.mad.study.made_up import (
     NAMES,
     REAL,
     STUDY,
+    cannot_decode,
     diverging,
+    fails,
     names,
     searched,
     without_text,
@@ -105,6 +108,26 @@ def test_only_candidates_within_the_limits_vote_with_their_scores(tmp_path):
     voters = elected(study.store)["voters"]
     assert voters
     assert all(voter["score"] == within[voter["layers"]] for voter in voters)
+
+
+@each_of("top", [None, 1])
+def test_the_finals_winner_outvotes_its_loser(tmp_path, answers, top):
+    answers["verdict"] = "b"
+    study, _ = searched(tmp_path)
+    assert names(study)[:2] == BEST[1::-1]
+    assert elected(study.store, top)["layers"] == BEST[1]
+
+
+@each_of(
+    ("run", "changes", "voters"),
+    [(fails, {}, (8, 7, 6, 5)), (cannot_decode, {"objective": "decode_tokens_per_s"}, (5, 6, 7))],
+)
+def test_a_candidate_that_is_lost_or_without_the_objective_does_not_make_bad_ones_vote(
+    tmp_path, run, changes, voters
+):
+    study, _ = searched(tmp_path, run=partial(run, NAMES[9]), prune=False, pairs=0, **changes)
+    voted = [voter["layers"] for voter in elected(study.store)["voters"]]
+    assert voted == [NAMES[k] for k in voters]
 
 
 def test_a_sampler_learns_the_objective_on_the_first_rung(tmp_path):
