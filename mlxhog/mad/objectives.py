@@ -72,24 +72,31 @@ def value_of(row: CandidateScore, name: str) -> float | None:
     """Return a candidate's number by its name; None if it was not measured."""
     if name in row.measures:
         return row.measures[name]
+    if name == "score":
+        return row.split_score
     return None if name in OF_TEXT else float(getattr(row, name))
 
 
 def ordered(
     rows: Sequence[CandidateScore], objective: str, limits: Sequence[Limit], *, select: bool
 ) -> list[CandidateScore]:
-    """Return candidates in order, with broken limits and the Pareto front.
+    """Return candidates in order, with broken limits and the Pareto front; lost ones are last.
 
     `select` says whether the objective replaces the score for samplers and promotions.
     """
     sign = OBJECTIVES[objective]
 
     def worth(row: CandidateScore) -> float:
-        value = value_of(row, objective)
-        return OUT if value is None else sign * value
+        value = row.selection_score if objective == "score" else value_of(row, objective)
+        return OUT if value is None or row.status in LOST else sign * value
 
     def by_tasks(row: CandidateScore) -> float:
-        return fmean(v for name, v in row.tasks.items() if name != TEXT_TASK)
+        of_split = row.val_tasks if row.select == "val" and row.val_tasks else row.tasks
+        return fmean(v for name, v in of_split.items() if name != TEXT_TASK)
+
+    def is_out(row: CandidateScore) -> bool:
+        # Of text, a candidate has all runs of its rung when a sampler learns its score.
+        return bool(row.beyond) or (row.status in UNFINISHED and TEXT_TASK not in row.tasks)
 
     is_mixed = any({TEXT_TASK} < row.tasks.keys() for row in rows)
     complete = [row for row in rows if not is_mixed or {TEXT_TASK} < row.tasks.keys()]
@@ -104,12 +111,12 @@ def ordered(
         for row in rows
     ]
     if select:
-        marked = [replace(row, objective=OUT if row.beyond else worth(row)) for row in marked]
+        marked = [replace(row, objective=OUT if is_out(row) else worth(row)) for row in marked]
 
     def key(row: CandidateScore) -> tuple[object, ...]:
         place = fmean(of.get(row.candidate, len(rows)) for of in ranks)
-        last = row.status in UNFINISHED
-        return last, -row.rung, bool(row.beyond), place, -worth(row), row.params, row.candidate
+        last = row.status in LOST, row.status in UNFINISHED
+        return *last, -row.rung, bool(row.beyond), place, -worth(row), row.params, row.candidate
 
     return sorted(marked, key=key)
 
@@ -133,7 +140,7 @@ def pareto(rows: Iterable[CandidateScore]) -> set[str]:
             for name in FRONT
         ]
         for row in rows
-        if row.measures and row.status not in (*UNFINISHED, *LOST)
+        if "dim" in row.measures and row.status not in (*UNFINISHED, *LOST)  # else no text is done
     }
     return {
         name

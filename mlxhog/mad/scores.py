@@ -22,7 +22,7 @@ from typing import Any, Literal
 from mlxhog.experiments.paired_test import single_look
 from mlxhog.mad.run import CandidateRecord, params
 from mlxhog.mad.suites import Suite
-from mlxhog.mad.tasks.text import TEXT_TASK
+from mlxhog.mad.tasks.text import TEXT_TASK, WORST_BITS
 from mlxhog.models.layers import at_width
 from mlxhog.models.mad.sequence import parse
 
@@ -45,9 +45,11 @@ class CandidateScore:
     candidate: str  # canonical string
     score: float
     interval: float | None  # of the score
-    val_score: float | None  # as score, of the validation rows, of the same runs; None without them
+    # as score, of the validation rows, of the same runs, and of text its score; None without rows
+    val_score: float | None
     seeds: Mapping[int, float]  # seed -> score, of the seeds in the score
     tasks: Mapping[str, float]  # task -> score, in the suite's order; absent without a run
+    val_tasks: Mapping[str, float]  # as tasks, of val_score; empty where that is None
     intervals: Mapping[str, float | None]  # task -> interval of its score
     acc_token: Mapping[str, float]  # task -> mean share of right positions, of the same runs
     best_achievable: Mapping[str, float]  # task -> the best achievable accuracy
@@ -80,6 +82,12 @@ class CandidateScore:
         return STATE_BYTES * self.state
 
     @property
+    def split_score(self) -> float:
+        """The score of the split that selects."""
+        by_val = self.select == "val" and self.val_score is not None
+        return (self.val_score if by_val else self.score) or 0.0
+
+    @property
     def selection_score(self) -> float:
         """The objective of a search: the score of the split that selects; skipped runs count as 0.
 
@@ -88,10 +96,8 @@ class CandidateScore:
         """
         if self.objective is not None:
             return self.objective
-        by_val = self.select == "val" and self.val_score is not None
-        score = self.val_score if by_val else self.score
         planned = self.n_runs + len(self.missing)
-        return (score or 0.0) * (self.n_runs / planned if self.status == "pruned" else 1.0)
+        return self.split_score * (self.n_runs / planned if self.status == "pruned" else 1.0)
 
     @property
     def task_configs(self) -> dict[str, dict[str, dict[str, float]]]:
@@ -194,10 +200,11 @@ def _row(
         for seed, some in sorted(_by("seed", counted).items())
     }
     seeds = {seed: fmean(own.values()) for seed, own in by_seed.items()}
-    vals = [[run.val_macro for run in own if run.val_macro is not None] for own in of_task.values()]
+    val_tasks = _val_tasks(of_task)
     statuses = [run.status for run in runs]
     status = statuses[-1] if all(status in LOST for status in statuses) else "done"
-    measured = [run.measures for run in counted if run.measures]
+    failed = {"val_bits_per_byte": WORST_BITS}  # as a run that diverged
+    measured = [run.measures or failed for run in counted if run.task == TEXT_TASK]
     names = dict.fromkeys(name for own in measured for name in own)
     measures = {n: fmean(own[n] for own in measured if n in own) for n in names}
     dim = int(measures.get("dim", suite.dim))
@@ -207,10 +214,13 @@ def _row(
         candidate=candidate,
         score=fmean(seeds.values()),
         interval=interval(seeds.values()),
-        val_score=fmean(map(fmean, vals)) if sum(map(len, vals)) == len(counted) else None,
+        val_score=fmean(val_tasks.values()) if val_tasks else None,
         seeds=seeds,
         tasks={task: fmean(run.acc_macro for run in own) for task, own in of_task.items()},
-        intervals={task: interval(own[task] for own in by_seed.values()) for task in of_task},
+        val_tasks=val_tasks,
+        intervals={
+            task: interval(own[task] for own in by_seed.values() if task in own) for task in of_task
+        },
         acc_token={task: fmean(run.acc_token for run in own) for task, own in of_task.items()},
         best_achievable={
             task: fmean(run.best_achievable for run in own) for task, own in of_task.items()
@@ -235,13 +245,27 @@ def _best(runs: Iterable[CandidateRecord], select: Select) -> list[CandidateReco
     best: dict[tuple[str, str, int], tuple[float, CandidateRecord]] = {}
     for run in runs:
         if run.status in LOST:
-            val = None if run.val_macro is None else 0.0
+            val = None if run.val_macro is None and select == "test" else 0.0
             run = replace(run, acc_macro=0.0, acc_token=0.0, val_macro=val)
         value = (run.acc_macro if select == "test" else run.val_macro) or 0.0
         at = (run.task, run.label, run.seed)
         if at not in best or value > best[at][0]:
             best[at] = (value, run)
     return [run for _, run in best.values()]
+
+
+def _val_tasks(of_task: Mapping[str, Sequence[CandidateRecord]]) -> dict[str, float]:
+    """Return task -> score of its validation rows; {} if a run of a task lacks them.
+
+    The score of text is of validation text.
+    """
+    vals = {
+        task: [run.acc_macro if task == TEXT_TASK else run.val_macro for run in own]
+        for task, own in of_task.items()
+    }
+    known = {task: [v for v in own if v is not None] for task, own in vals.items()}
+    is_whole = known == vals and vals.keys() != {TEXT_TASK}
+    return {task: fmean(own) for task, own in known.items()} if is_whole else {}
 
 
 def _by(key: str, runs: Iterable[CandidateRecord]) -> dict[Any, list[CandidateRecord]]:

@@ -25,8 +25,9 @@ import numpy as np
 
 from mlxhog.base.durable import replace_file
 from mlxhog.errors import ConfigError, StudyError
+from mlxhog.mad.objectives import OUT
 from mlxhog.mad.report.leaderboard import read_ranking
-from mlxhog.mad.scores import UNFINISHED, CandidateScore
+from mlxhog.mad.scores import LOST, UNFINISHED, CandidateScore
 from mlxhog.mad.study.store import ROOT, Store, find
 from mlxhog.models.layers import at_width
 from mlxhog.models.layers.layer import Layer
@@ -91,8 +92,12 @@ def elected(store: Store, top: int | None = None, output: Path | None = None) ->
     Without `top` the upper part of the candidates votes; `output` is a model file to write.
     """
     rows = finished(store)
-    within = [row for row in rows if not row.beyond] or rows  # the limits of the study
-    slots, voters = consensus([(row.layers, row.selection_score) for row in within], top)
+    trained = [row for row in rows if row.status not in LOST] or rows
+    within = [row for row in trained if row.selection_score > OUT] or trained  # the study's limits
+    # A final, and ranks by text and tasks, order candidates against their scores; so the first has
+    # the best score here, the second the next one.
+    falling = sorted((row.selection_score for row in within), reverse=True)
+    slots, voters = consensus([*zip((row.layers for row in within), falling, strict=True)], top)
     shown = {row.layers: row.score for row in within}
     winners = tuple(next(iter(votes)) for votes in slots)
     layers = " ".join(winners)
@@ -122,12 +127,13 @@ def consensus(
 ) -> tuple[list[dict[str, int]], list[Scored]]:
     """Return the majority of the best candidates, in each slot: the `top`, or the upper part.
 
+    `scored` has the best candidate first, and falling scores.
+
     Returns:
         Layer -> votes in each slot, the winner first; and the candidates that voted, the best
         first. Those of another depth than most do not vote.
     """
-    ranked = sorted(scored, key=lambda one: -one[1])
-    best = ranked[: upper_part([score for _, score in ranked]) if top is None else top]
+    best = scored[: upper_part([score for _, score in scored]) if top is None else top]
     depths = Counter(len(layers) for layers, _ in best)
     depth, _ = depths.most_common(1)[0]  # of equally frequent ones that of the better candidate
     voters = [one for one in best if len(one[0]) == depth]

@@ -1,5 +1,8 @@
 """Every recipe runs and shows what its first line promises."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -14,6 +17,7 @@ from examples import (
     variable_length,
     xlstm_on_cpu,
 )
+from tests.mad.study.made_up import BEST, fails, searched
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +51,15 @@ def test_a_search_trains_its_deepened_winner(tmp_path, monkeypatch):
     result = search.main(quick=True)
     assert (result.status, result.steps) == ("done", 3)
     assert len([*mlxhog.mad.Study("quick")]) == 2
+
+
+def test_a_search_prints_a_candidate_that_failed(tmp_path, monkeypatch, capsys):
+    study, _ = searched(tmp_path, run=partial(fails, BEST[0]), pairs=0)
+    monkeypatch.setattr(search.mad, "search", lambda *of, **how: study)
+    monkeypatch.setattr(search.mad, "deepen", lambda *of, **how: SimpleNamespace(file="deep.yaml"))
+    monkeypatch.setattr(search.mlxhog, "train", lambda **how: None)
+    search.main(quick=True)
+    assert f"8.000  {BEST[0]}" in capsys.readouterr().out
 
 
 @pytest.mark.slow

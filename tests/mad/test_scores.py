@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from mlxhog.mad.objectives import OUT, ordered, parse_limit
 from mlxhog.mad.options import Recipe
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.scores import scores
 from mlxhog.mad.suites import Suite, TaskConfig
+from mlxhog.mad.tasks.text import TEXT_TASK, score_of
 from mlxhog.models.mad.sequence import parse
 from tests.mad.report.sample import RECORD
 from tests.pairs import each_of
@@ -134,3 +136,86 @@ def test_the_split_that_selects_chooses_within_a_sweep_and_orders_the_candidates
     for select, order in (("test", [(A, 0.9), (B, 0.7)]), ("val", [(B, 0.6), (A, 0.5)])):
         rows = scored(runs, suite("one"), select)
         assert [(row.candidate, row.selection_score) for row in rows] == order
+
+
+def test_a_candidate_that_is_pruned_before_any_seed_is_complete_has_a_score():
+    runs = [
+        record(A, "one", 0.5), record(A, "one", 0.7, seed=1),
+        record(A, "two", 0.2, status="pruned"),
+    ]  # fmt: skip
+    (row,) = scored(runs, suite("one", "two", "three"))
+    assert (row.status, row.tasks) == ("pruned", pytest.approx({"one": 0.6, "two": 0.2}))
+    assert row.intervals == {"one": None, "two": None}
+
+
+def test_a_lost_run_counts_as_0_of_the_split_that_selects():
+    lost = [record(A, "one", 0.9, val=0.2), record(A, "two", 0.0, status="failed")]
+    sound = [record(B, task, 0.4, val=0.4) for task in ("one", "two")]
+    rows = scored([*lost, *sound], TWO_TASKS, "val")
+    assert [(row.candidate, row.selection_score) for row in rows] == [(B, 0.4), (A, 0.1)]
+
+
+ANY = "params >= 1"
+
+
+@each_of("limit", [[], [ANY]])
+def test_the_split_that_selects_orders_by_score_whatever_the_limits(limit):
+    runs = [record(A, "one", 0.9, val=0.5), record(B, "one", 0.7, val=0.6)]
+    rows = scored(runs, suite("one"), "val")
+    rows = ordered(rows, "score", [*map(parse_limit, limit)], select=True)
+    assert [(row.candidate, row.selection_score) for row in rows] == [(B, 0.6), (A, 0.5)]
+
+
+def test_a_limit_on_the_score_is_one_on_the_split_that_selects():
+    runs = [record(A, "one", 0.9, val=0.5), record(B, "one", 0.7, val=0.6)]
+    for select, beyond in (("val", {A: True, B: False}), ("test", {A: False, B: False})):
+        rows = scored(runs, suite("one"), select)
+        rows = ordered(rows, "score", [parse_limit("score >= 0.55")], select=True)
+        assert {row.candidate: bool(row.beyond) for row in rows} == beyond
+
+
+@each_of("objective", ["score", "params", "state_bytes"])
+def test_pruned_and_lost_candidates_are_never_the_best_by_an_objective(objective):
+    pruned = record(A, "one", 0.9, status="pruned")
+    lost = [record("swiglu", task, 0.0, status="failed") for task in ("one", "two")]
+    runs = [replace(one, state=0) for one in (pruned, *lost)]
+    rows = scored([*runs, *complete(B, 0.3, 0.3)], TWO_TASKS)
+    rows = ordered(rows, objective, [parse_limit(ANY)], select=True)
+    assert [row.candidate for row in rows] == [B, A, "swiglu"]
+    assert rows[0].selection_score > OUT
+    assert [row.selection_score for row in rows[1:]] == [OUT, OUT]
+
+
+def text_run(candidate, bits, seed=0, **how):
+    """A run on text; one without bits failed."""
+    if bits is None:
+        return record(candidate, TEXT_TASK, 0.0, seed=seed, status="failed", **how)
+    measures = {"dim": 32, "val_bits_per_byte": bits}
+    return record(candidate, TEXT_TASK, score_of(bits), seed=seed, measures=measures, **how)
+
+
+def test_validation_rows_order_tasks_beside_text_whose_score_is_of_validation_text():
+    runs = [
+        text_run(A, 2.0), record(A, "one", 0.9, val=0.2),
+        text_run(B, 2.0), record(B, "one", 0.5, val=0.6),
+    ]  # fmt: skip
+    for select, order, vals in (("val", [B, A], [0.675, 0.475]), ("test", [A, B], [0.475, 0.675])):
+        rows = scored(runs, suite(TEXT_TASK, "one"), select)
+        rows = ordered(rows, "val_bits_per_byte", [], select=False)
+        assert [row.candidate for row in rows] == order
+        assert [row.val_score for row in rows] == pytest.approx(vals)
+    assert scored([text_run(A, 2.0)], suite(TEXT_TASK))[0].val_score is None
+
+
+def test_a_seed_that_failed_on_text_counts_with_the_most_bits_as_one_that_diverged():
+    runs = [text_run(A, 2.0), text_run(A, None, 1), text_run(B, 2.1), text_run(B, 2.1, 1)]
+    rows = ordered(scored(runs, suite(TEXT_TASK)), "val_bits_per_byte", [], select=False)
+    bits = [(row.candidate, row.measures["val_bits_per_byte"]) for row in rows]
+    assert bits == [(B, pytest.approx(2.1)), (A, 5.0)]
+
+
+def test_a_candidate_whose_text_failed_is_not_on_the_front():
+    failed = replace(text_run(A, None), state=0), replace(record(A, "one", 0.9), state=0)
+    runs = [*failed, text_run(B, 2.0), record(B, "one", 0.5)]
+    rows = ordered(scored(runs, suite(TEXT_TASK, "one")), "val_bits_per_byte", [], select=False)
+    assert {row.candidate: row.is_on_front for row in rows} == {A: False, B: True}

@@ -38,7 +38,7 @@ def test_every_slot_takes_the_layer_that_most_of_the_upper_part_have():
 @each_of(
     ("candidates", "top", "layers", "voters"),
     [
-        ((("a", 0.5), ("b", 0.9)), 2, "b", 2),  # a tie goes to the higher mean score
+        ((("a", 0.9), ("b", 0.8), ("b", 0.7), ("a", 0.1)), 4, "b", 4),  # a tie: the higher mean
         ((("a", 0.9), ("b", 0.8), ("b", 0.1)), 1, "a", 1),
         ((("a", 0.9), ("b", 0.8), ("b", 0.1)), 9, "b", 3),
         # those of another depth than most do not vote

@@ -21,7 +21,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.options import OBJECTIVES
 from mlxhog.mad.report.leaderboard import Ranking, read_ranking, table
 from mlxhog.mad.report.progress import compact
-from mlxhog.mad.scores import UNFINISHED, CandidateScore
+from mlxhog.mad.scores import LOST, UNFINISHED, CandidateScore
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.tasks import find
 
@@ -195,9 +195,9 @@ def front(ranking: Ranking, cost: str) -> list[int]:
     """Return the indices in `ranking.rows` of the complete candidates on the Pareto front."""
     sign = -OBJECTIVES.get(cost, -1)
     complete = [
-        (sign * _cost(row, cost), -row.score, k)
+        (sign * value, -row.score, k)
         for k, row in enumerate(ranking.rows)
-        if row.status not in UNFINISHED
+        if row.status not in (*UNFINISHED, *LOST) and (value := _cost(row, cost)) is not None
     ]
     indices, best, at = list[int](), -1.0, (0.0, 0.0)
     for x, y, k in sorted(complete):
@@ -207,8 +207,9 @@ def front(ranking: Ranking, cost: str) -> list[int]:
     return indices
 
 
-def _cost(row: CandidateScore, name: str) -> float:
-    return float(row.measures.get(name, 0.0) if name in MEASURED_COSTS else getattr(row, name))
+def _cost(row: CandidateScore, name: str) -> float | None:
+    """Return a candidate's cost; None if it was not measured."""
+    return row.measures.get(name) if name in MEASURED_COSTS else float(getattr(row, name))
 
 
 def _look(ranking: Ranking, rank: int, theme: Theme) -> tuple[bool, str, str]:
@@ -220,17 +221,18 @@ def _look(ranking: Ranking, rank: int, theme: Theme) -> tuple[bool, str, str]:
 
 
 def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> "Figure":
-    """Draw every candidate with its interval; incomplete ones are hollow."""
+    """Draw every candidate that has the cost, with its interval; incomplete ones are hollow."""
     figure, axes = panel(theme, *SIZE)
-    rows, best, of = ranking.rows, front(ranking, cost), partial(_cost, name=cost)
+    rows, best = ranking.rows, front(ranking, cost)
+    costs = {k: value for k, row in enumerate(rows) if (value := _cost(row, cost)) is not None}
     if len(best) > 1:
         axes.plot(
-            [of(rows[k]) for k in best], [rows[k].score for k in best], drawstyle="steps-post",
+            [costs[k] for k in best], [rows[k].score for k in best], drawstyle="steps-post",
             color=theme.ink, linewidth=1.0, linestyle="--", label="Pareto front", zorder=1,
         )  # fmt: skip
-    for rank, row in reversed(list(enumerate(rows))):
-        is_first, color, name = _look(ranking, rank, theme)
-        at = (of(row), row.score)
+    for rank in reversed(costs):
+        row, (is_first, color, name) = rows[rank], _look(ranking, rank, theme)
+        at = (costs[rank], row.score)
         axes.errorbar(
             *at, yerr=row.interval, color=color, linestyle="none", elinewidth=1.0, capsize=2,
             marker=MARKERS[rank] if is_first else ".", markersize=7 if is_first else 6,
@@ -242,7 +244,7 @@ def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> "Figure":
             axes.annotate(
                 str(rank + 1), at, (5, 4), textcoords="offset points", color=theme.ink, fontsize=7
             )
-    above = [value for value in map(of, rows) if value > 0]
+    above = [value for value in costs.values() if value > 0]
     if above and max(above) / min(above) > WIDE:
         axes.set_xscale("symlog", linthresh=min(above))  # some keep no state at all
     low, high = axes.get_ylim()

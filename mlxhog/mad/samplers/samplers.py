@@ -9,7 +9,6 @@ import math
 import random
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any, TypeVar
 
 from mlxhog.mad.samplers.space import MAX_DRAWS, CandidateList, CandidateSet, Layers
@@ -58,11 +57,18 @@ class Sampler:
     def _unseen(self, order: Iterable[int]) -> Layers | None:
         """Return the first candidate that was not proposed, in an order of numbers.
 
-        Where candidates are not counted, the search for one ends after some tries.
+        Where candidates are not counted, the search for one ends after `MAX_DRAWS` numbers in a row
+        that are none; those proposed before do not count, so a resumed search goes on.
         """
-        tries = islice(order, None if self.candidates.count is not None else MAX_DRAWS)
-        candidates = filter(None, map(self.candidates.candidate, tries))
-        return next(filter(self.is_new, candidates), None)
+        n_rejected, is_counted = 0, self.candidates.count is not None
+        for number in order:
+            layers = self.candidates.candidate(number)
+            if layers is not None and self.is_new(layers):
+                return layers
+            n_rejected = n_rejected + 1 if layers is None else 0
+            if n_rejected == MAX_DRAWS and not is_counted:
+                break
+        return None
 
 
 class RandomSampler(Sampler):

@@ -48,7 +48,7 @@ MAX_DEPTH = 256
 MAX_LISTED = 50_000
 """Most sequences of a space with bounds that are all tried, in less than a second."""
 MAX_DRAWS = 10_000
-"""Most draws for one candidate of a space that is not listed."""
+"""Most draws in a row above a bound of a space that is not listed."""
 
 Layers = tuple[Layer, ...]
 Count = int | str

@@ -317,10 +317,11 @@ class StudyDefinition:
                 f"--tasks has {self.tasks[0]}, which suite {self.suite} lacks; mix it with a suite "
                 f"of tasks, as in --suite {self.suite}+smoke"
             )
-        if self.equal == "step-time" and len(self.seeds) > 1:
+        if self.equal == "step-time" and self.text_runs > 1:
             raise ConfigError(
-                "--equal step-time measures a width in every run, so that the seeds of a candidate "
-                "would train different models; give one seed, or --equal parameters"
+                "--equal step-time measures a width in every run, so that the seeds and learning "
+                "rates of a candidate would train different models; give one seed and one rate, or "
+                "--equal parameters"
             )
         tasks_only = {*options(Recipe)} - {"optimizer", "lr", "clip", "batch_size"}
         foreign = set() if "+" in self.suite else tasks_only & self.recipe.keys()

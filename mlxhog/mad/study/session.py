@@ -23,7 +23,7 @@ from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import check_sharing, shared_tables
 
 GPU_CANDIDATES = 2
-"""Default number at once on one GPU: one computes while the other prepares."""
+"""Default number at once on one GPU without a budget of time: one computes, the other prepares."""
 
 
 def check_execution(how: ExecutionConfig, study: StudyDefinition) -> int:
@@ -31,7 +31,8 @@ def check_execution(how: ExecutionConfig, study: StudyDefinition) -> int:
 
     Raises:
         ConfigError: a candidate is impossible, candidates cannot share an embedding, or the number
-            of candidates at once on a cluster is missing, or here too large for their times.
+            of candidates at once on a cluster is missing, or here too large for their times, also
+            through Ray.
         EnvironmentLacks: a backend, or Ray, is not installed, or this process is daemonic.
     """
     require_children()
@@ -57,14 +58,17 @@ def check_execution(how: ExecutionConfig, study: StudyDefinition) -> int:
     if how.executor == "ray":
         ray.check()
     on_gpu = any(backend in GPU_BACKENDS for backend in study.workers.split(","))
+    if how.parallel is None and on_gpu:
+        return 1 if study.is_timed else GPU_CANDIDATES
     if how.parallel is None:
-        return GPU_CANDIDATES if on_gpu else max(1, (here.cores - 1) // study.cores)
-    most = max(1, here.cores // study.cores)
-    if study.is_timed and how.executor == "local" and not on_gpu and how.parallel > most:
+        return max(1, (here.cores - 1) // study.cores)
+    most = 1 if on_gpu else max(1, here.cores // study.cores)
+    if study.is_timed and how.ray_address is None and how.parallel > most:
+        what, shared = ("one GPU is", "it") if on_gpu else (f"{here.cores} cores are", "cores")
         raise ConfigError(
-            f"--parallel is {how.parallel}, and {here.cores} cores are enough for {most} at once: "
-            "candidates with a budget of time would share cores, and their numbers would not "
-            f"compare; give --parallel {most}"
+            f"--parallel is {how.parallel}, and {what} enough for {most} at once: candidates with "
+            f"a budget of time would share {shared}, and their numbers would not compare; give "
+            f"--parallel {most}"
         )
     return how.parallel
 
@@ -78,9 +82,13 @@ def execute(
 ) -> StudyProgress:
     """Execute a session, which locks the store; `run` is `candidate.train` by default."""
     parallel, threads = check_execution(how, study), study.threads
-    run = run or partial(text.train_any if study.is_text else train, parallel=parallel)
+    folder = store.running if how.ray_address is None else None  # another machine has its own
+    ours = partial(text.train_any, folder=folder) if study.is_text else train
+    run = run or partial(ours, parallel=parallel)
     keep: Callable[[], None] | None = None
     with store.lock(), ExitStack() as stack:
+        if study.is_text:
+            store.clear_running()
         if study.share_embedding:
             shared = shared_tables(study.runs(study.first), store.tables())
             run = tables = stack.enter_context(shared)

@@ -7,6 +7,7 @@ studies/<name>/
   runs.jsonl          one line per run that ended, see `CandidateRecord`
   curves/<key>.jsonl  evaluations of such a run
   tables.safetensors  shared embeddings after the last run, with --share-embedding
+  running/            of suite lm: folders of the runs in progress; each session empties it
   final.json, final/  of suite lm: the comparison of the first two candidates, and its pairs
 
 A kill loses at most the runs in progress: every line is flushed to the disk at once, and the rest
@@ -26,7 +27,7 @@ import yaml
 
 from mlxhog.arena.published import Float32
 from mlxhog.base import locks, mapped, plain_json, plain_yaml, reading, tensors, typed
-from mlxhog.base.durable import append_lines, disk_errors, replace_file
+from mlxhog.base.durable import append_lines, disk_errors, remove, replace_file
 from mlxhog.base.inside import refuse_links, subfolder
 from mlxhog.base.paths import expanded, path_from_here, quoted
 from mlxhog.config.plugins import recalled, same_files
@@ -61,7 +62,7 @@ class Store:
     def __init__(self, directory: Path) -> None:
         self.directory, self.name = directory, directory.name
         self.definition = directory / "study.yaml"
-        self._tables = directory / "tables.safetensors"
+        self._tables, self.running = directory / "tables.safetensors", directory / "running"
         self._runs, self._proposals = directory / "runs.jsonl", directory / "candidates.jsonl"
 
     @property
@@ -90,6 +91,12 @@ class Store:
 
     def _refusal(self, why: str) -> StudyError:
         return StudyError(f"the study {self.directory} {why}, or give another --study")
+
+    def clear_running(self) -> None:
+        """Create the folder of runs in progress, without those that a killed session left."""
+        with disk_errors(f"making {self.running}"):
+            remove(self.running)
+            subfolder(self.directory, self.running.name)
 
     def is_locked(self) -> bool:
         """Whether a scheduler works on the study."""

@@ -87,13 +87,16 @@ def write_model(config: RunConfig, path: Path) -> Path:
     return path
 
 
-def train_any(config: RunConfig, **how: Any) -> CandidateRecord:
-    """Train a candidate on text or on rows; as `candidate.train`."""
-    return train(config) if config.task == TEXT_TASK else candidate.train(config, **how)
+def train_any(config: RunConfig, *, folder: Path | None = None, **how: Any) -> CandidateRecord:
+    """Train a candidate on text, as `train`, or on rows, as `candidate.train`."""
+    return train(config, folder) if config.task == TEXT_TASK else candidate.train(config, **how)
 
 
-def train(config: RunConfig) -> CandidateRecord:
+def train(config: RunConfig, parent: Path | None = None) -> CandidateRecord:
     """Train a candidate within the budget of its task, and measure it.
+
+    Its files are in a folder below `parent`, by default the system's for temporary files, which it
+    removes unless it is killed.
 
     Raises:
         EnvironmentLacks: this is another machine than that of the study, or memory is missing.
@@ -106,7 +109,7 @@ def train(config: RunConfig) -> CandidateRecord:
             "or begin another with --study"
         )
     began_s = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="mlxhog-mad-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mlxhog-mad-", dir=parent) as folder:
         sized = replace(config, dim=_width(config, Path(folder))) if task.like else config
         model = write_model(sized, Path(folder) / "model.yaml")
         options = train_config(sized, model)
@@ -183,8 +186,8 @@ def _decoding(engine: InferenceModel, length: int) -> dict[str, float]:
 
 
 def _possible_widths(layers: tuple[Layer, ...], base: int) -> Iterator[int]:
-    """Yield the widths at which layers can be built, rising."""
-    for width in range(WIDTH_STEP, MAX_WIDTH_FACTOR * base + 1, WIDTH_STEP):
+    """Yield the widths at which layers can be built, rising: the base and multiples of a step."""
+    for width in sorted({base, *range(WIDTH_STEP, MAX_WIDTH_FACTOR * base + 1, WIDTH_STEP)}):
         try:
             for layer in at_width(layers, width):
                 layer.check(width)

@@ -234,3 +234,20 @@ def test_the_front_is_exactly_what_nothing_dominates_and_no_candidate_that_lacks
     ranking = replace(ranking, rows=(*rows, replace(lacks, params=0, score=9)))
     expected = {k for k, b in enumerate(values) if not any(dominates(a, b) for a in values)}
     assert set(front(ranking, "params")) == expected
+
+
+def test_lost_candidates_and_those_without_a_number_are_not_on_its_front_and_not_drawn_at_0(
+    troubled,
+):
+    ranking, cost = troubled[0], "decode_tokens_per_s"
+    done = replace(ranking.rows[0], status="done", score=0.5)
+    rows = (
+        replace(done, measures={cost: 100.0}),
+        replace(done, score=0.9, measures={"val_bits_per_byte": 2.0}),
+        replace(done, status="failed", score=0.0, measures={cost: 900.0}, params=0),
+    )
+    ranking = replace(ranking, rows=rows)
+    assert front(ranking, cost) == [0]
+    assert front(replace(ranking, rows=rows[::2]), "params") == [0]
+    (axes,) = draw_costs(ranking, cost, LIGHT).axes
+    assert {x for line in axes.lines for x in line.get_xdata()} == {100.0, 900.0}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
 from mlxhog.mad.run import params, state
+from mlxhog.mad.samplers import samplers as sampling
 from mlxhog.mad.samplers import space as space_file
 from mlxhog.mad.samplers.samplers import SAMPLERS
 from mlxhog.mad.samplers.space import MAX_DEPTH, MAX_LISTED, CandidateSet, read_space, to_space
@@ -104,6 +105,26 @@ def test_a_large_space_with_bounds_is_not_counted_and_a_search_finds_what_is_wit
     proposed = [sampler.ask() for _ in range(20)]
     assert len(set(proposed)) == 20
     assert all(params(layers, D) <= 85_000 for layers in proposed)
+
+
+@each_of("name", ["grid", "random"])
+def test_a_resumed_search_of_such_a_space_goes_on_however_many_were_proposed(name, monkeypatch):
+    monkeypatch.setattr(sampling, "MAX_DRAWS", 50)
+    choices = candidates(depth=12, budget={"params": 110_000})
+    assert choices.count is None
+    whole, resumed = (SAMPLERS[name](choices, 0) for _ in range(2))
+    proposed = [whole.ask() for _ in range(60)]
+    assert None not in proposed
+    for layers in proposed:
+        resumed.register(layers)
+    assert resumed.ask() == whole.ask() is not None
+
+
+def test_a_search_ends_after_many_numbers_in_a_row_that_are_no_candidates(monkeypatch):
+    monkeypatch.setattr(sampling, "MAX_DRAWS", 50)
+    choices = candidates(depth=12, budget={"params": 110_000})
+    monkeypatch.setattr(choices, "candidate", lambda number: None)
+    assert SAMPLERS["grid"](choices, 0).ask() is None
 
 
 def test_the_state_of_a_cache_is_counted_at_the_length_of_the_rows():

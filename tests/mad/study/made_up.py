@@ -54,6 +54,24 @@ def better_at_3e_3(config, **_):
     return replace(record, measures=measures, acc_token=score_of(bits), acc_macro=score_of(bits))
 
 
+def fails(candidate, config, **_):
+    """The runs of one candidate fail."""
+    failed = config.candidate == candidate
+    return config.record("failed", reason="x") if failed else made_up(config)
+
+
+def cannot_decode(candidate, config, **_):
+    """One candidate has no speed of decoding."""
+    record = made_up(config)
+    measures = {n: v for n, v in record.measures.items() if n != "decode_tokens_per_s"}
+    return replace(record, measures=measures) if config.candidate == candidate else record
+
+
+def placed(config, *, folder, **_):
+    """The reason is the folder of the run."""
+    return replace(made_up(config), reason=f"{folder} {sorted(folder.iterdir())}")
+
+
 def without_text(config, **_):
     """Tasks alone have a result."""
     return made_up(config) if config.task != TEXT_TASK else config.record("failed", reason="x")

@@ -3,6 +3,7 @@
 import json
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,13 +14,13 @@ from mlxhog import mad
 from mlxhog.base import plain_json
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.mad.objectives import ordered, pareto, parse_limit
-from mlxhog.mad.options import OBJECTIVES
+from mlxhog.mad.objectives import OUT, ordered, pareto, parse_limit
+from mlxhog.mad.options import OBJECTIVES, ExecutionConfig
 from mlxhog.mad.report.leaderboard import section
 from mlxhog.mad.report.page import page
 from mlxhog.mad.report.progress import state_line
 from mlxhog.mad.run import params
-from mlxhog.mad.study import final
+from mlxhog.mad.study import final, session
 from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.store import Store, open_store
 from mlxhog.mad.tasks.text import TEXT_TASK, score_of
@@ -34,8 +35,11 @@ from tests.mad.study.made_up import (
     NAMES,
     REAL,
     STUDY,
+    cannot_decode,
     diverging,
+    fails,
     names,
+    placed,
     searched,
     without_text,
 )
@@ -105,6 +109,46 @@ def test_only_candidates_within_the_limits_vote_with_their_scores(tmp_path):
     voters = elected(study.store)["voters"]
     assert voters
     assert all(voter["score"] == within[voter["layers"]] for voter in voters)
+
+
+@each_of("top", [None, 1])
+def test_the_finals_winner_outvotes_its_loser(tmp_path, answers, top):
+    answers["verdict"] = "b"
+    study, _ = searched(tmp_path)
+    assert names(study)[:2] == BEST[1::-1]
+    assert elected(study.store, top)["layers"] == BEST[1]
+
+
+@each_of(
+    ("run", "changes", "voters"),
+    [(fails, {}, (8, 7, 6, 5)), (cannot_decode, {"objective": "decode_tokens_per_s"}, (5, 6, 7))],
+)
+def test_a_candidate_that_is_lost_or_without_the_objective_does_not_make_bad_ones_vote(
+    tmp_path, run, changes, voters
+):
+    study, _ = searched(tmp_path, run=partial(run, NAMES[9]), prune=False, pairs=0, **changes)
+    voted = [voter["layers"] for voter in elected(study.store)["voters"]]
+    assert voted == [NAMES[k] for k in voters]
+
+
+def test_a_sampler_learns_the_objective_on_the_first_rung(tmp_path):
+    study, _ = searched(tmp_path, objective="decode_tokens_per_s", pairs=0, sampler="evolution")
+    learned = [one.score for one in study.store.proposals() if one.score is not None]
+    assert len(set(learned)) == 6
+    assert min(learned) > OUT
+
+
+def test_a_run_has_its_folder_in_the_study_and_a_session_empties_what_a_killed_one_left(
+    tmp_path, monkeypatch
+):
+    study = replace(STUDY, n_candidates=2, pairs=0, prune=False)
+    store = open_store(study, tmp_path, "s")
+    (store.directory / "running" / "left").mkdir(parents=True)
+    (store.directory / "running" / "left" / "weights").write_text("of a run")
+    monkeypatch.setattr(session.text, "train_any", placed)
+    session.execute(store, study, ExecutionConfig(parallel=1))
+    reasons = {one.reason for one in store.records()}
+    assert reasons == {f"{store.directory / 'running'} []"}
 
 
 def test_a_study_is_named_as_commands_find_it(tmp_path, monkeypatch):
@@ -180,6 +224,14 @@ def test_equal_parameters_change_the_widths():
     assert sizes[1] == pytest.approx(sizes[0], rel=0.2)
 
 
+def test_the_first_of_equal_parameters_keeps_a_width_that_is_no_multiple_of_the_step():
+    lines = ("gated-conv swiglu", "gated-conv swiglu gated-conv swiglu")
+    study = StudyDefinition(candidates=lines, suite="lm:2ktok", equal="parameters", dim=100)
+    widths = [study.runs(line)[0].dim for line in lines]
+    assert widths[0] == 100
+    assert widths[1] % text.WIDTH_STEP == 0
+
+
 def test_equal_step_time_is_a_width_for_which_gradients_take_as_long(tmp_path, monkeypatch):
     study = StudyDefinition(
         candidates=("gated-conv swiglu", "mlstm(h1) swiglu"), suite="lm:2ktok", dim=64,
@@ -222,7 +274,8 @@ LM = "--data text.txt --suite lm:2ktok --candidates 2"
         (f"{LM} --tasks M", "--tasks has memorization, which suite lm:2ktok lacks; mix it"),
         ("--suite smoke --pairs 4", "--pairs is 4, and the final compares bits per byte"),
         (f"{LM} --objective params --pairs 4", "--pairs is 4, and the final compares bits"),
-        (f"{LM} --equal step-time --seeds 2", "the seeds of a candidate would train different"),
+        (f"{LM} --equal step-time --seeds 2", "of a candidate would train different models"),
+        (f"{LM} --equal step-time --rates 1e-3,2e-3", "of a candidate would train different"),
         ("--data text.txt --suite lm:2s --parallel 999", "would share cores"),
         ("--data text.txt --suite lm:2Mtok", "text.txt is too short: it has"),
         ("--data text.txt short.txt --suite lm:2Mtok", "text.txt, short.txt is too short"),
@@ -289,6 +342,28 @@ def test_a_study_of_another_text_or_machine_is_refused(here, capsys, monkeypatch
     monkeypatch.setattr(text, "machine_text", lambda: "M9, 4 cores")
     with pytest.raises(EnvironmentLacks, match="this is M9, 4 cores; run it there"):
         text.train(run)  # as on another machine of a cluster
+
+
+def test_language_models_with_a_budget_of_time_have_a_gpu_for_themselves(here, monkeypatch):
+    monkeypatch.setattr(session, "resolve_workers", lambda *of, **how: None)
+    timed, counted = (
+        begun(here, suite[3:], suite=suite, workers="mlx:gpu") for suite in ("lm:1s", "lm:2ktok")
+    )
+    defaults = [session.check_execution(ExecutionConfig(), study) for study in (timed, counted)]
+    assert defaults == [1, session.GPU_CANDIDATES]
+    two = ExecutionConfig(parallel=2)
+    assert session.check_execution(two, counted) == 2
+    with pytest.raises(ConfigError, match="one GPU is enough for 1 at once.*give --parallel 1"):
+        session.check_execution(two, timed)
+
+
+def test_ray_on_this_machine_has_no_more_cores_than_it(here, monkeypatch):
+    monkeypatch.setattr(session.ray, "check", lambda: None)
+    study = begun(here, suite="lm:1s")
+    with pytest.raises(ConfigError, match="would share cores"):
+        session.check_execution(ExecutionConfig(parallel=999, executor="ray"), study)
+    cluster = ExecutionConfig(parallel=999, executor="ray", ray_address="auto")
+    assert session.check_execution(cluster, study) == 999
 
 
 def test_a_run_that_diverges_says_why(here, monkeypatch):
