@@ -483,7 +483,7 @@ def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
 
 
 def _described(model: ModelConfig, tokenizer: Tokenizer) -> dict[str, bytes]:
-    fields = contents.our_config_json(model, dtype=np.dtype(np.float32))
+    fields = contents.trained_config_json(model)
     # A document ends where the next one starts, so BOS ends it.
     fields |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.bos)
     described = {CONFIG: plain_json.dumps(fields, indent=1), **tokenizer.files()}
