@@ -7,6 +7,7 @@ one matrix per role and the sLSTM cell in its "vanilla" layout. The differences 
     weight_mode "fused"      rows of matrices that share their input are stacked (`FUSED`)
     sLSTM, "cuda" backend    R (NH, DH_in, 4 DH) and b (NH, 4, DH) instead of (NH, 4 DH, DH_in) and
                              (4, NH, DH), b flat in both
+    saved by mlx-lm          `recurrent_kernel` and `bias` of the sLSTM cell, without underscores
 
 No element changes, so gradients and moments can be converted, too. Results are views where NumPy
 allows it; unknown names stay.
@@ -38,6 +39,7 @@ FUSED = {
 _PACKAGE_EMBEDDING = "embedding.weight"
 _RECURRENT, _BIAS = "slstm_cell._recurrent_kernel_", "slstm_cell._bias_"
 _GATES = 4
+_OF_MLX_LM = {"slstm_cell.recurrent_kernel": _RECURRENT, "slstm_cell.bias": _BIAS}
 
 
 def to_ours(arrays: Arrays, model: ModelConfig) -> dict[str, NDArray[Any]]:
@@ -70,8 +72,12 @@ def to_xlstm(arrays: Arrays, model: ModelConfig) -> dict[str, NDArray[Any]]:
 
 
 def _slstm_cells(arrays: Arrays) -> dict[str, NDArray[Any]]:
-    """Convert sLSTM cells from the CUDA backend's layout, known by the shape of R, to ours."""
-    translated = dict(arrays)
+    """Convert sLSTM cells from mlx-lm's names, and from the CUDA layout, known by R's shape."""
+    translated = dict[str, NDArray[Any]]()
+    for name, array in arrays.items():
+        theirs = next((end for end in _OF_MLX_LM if name.endswith(f".{end}")), "")
+        translated[name.removesuffix(theirs) + _OF_MLX_LM.get(theirs, "")] = array
+    arrays = dict(translated)
     for name, R in arrays.items():
         if not name.endswith(_RECURRENT) or R.ndim != 3:
             continue

@@ -119,8 +119,9 @@ class XLSTMLargeConfig(XLSTMConfig):
 
     @property
     def in_transformers(self) -> bool:  # type: ignore[override]  # of other families likewise
-        """Whether it has a final norm, as always in transformers, and no n-gram tables."""
-        return self.add_out_norm and not self.ngram_orders
+        """Whether it has a final norm, as always there, and neither n-gram tables nor resets."""
+        has_more = bool(self.ngram_orders) or self.reset_at_document_boundaries
+        return self.add_out_norm and not has_more
 
     @property
     def qk_dim(self) -> int:

@@ -94,15 +94,17 @@ def save(
     tokenizer: Tokenizer,
     base: BaseModel | None = None,
     keep_last: int = 3,
+    replaces_best: bool = False,
     note: Callable[[str], object] = lambda text: None,
 ) -> Path:
     """Save a checkpoint, then remove all but the last few; return its directory.
 
     The caller holds the run's lock. `step` counts the updates applied so far. `params` are float32
     arrays that no process writes meanwhile, those of the adapter if `model` has one, which stands
-    beside a `base`. The `state`, of the trainer, has JSON values. `keep_last` is at least 1. A
-    missing folder of checkpoints is created. `note` gets a sentence if `latest` or `model` cannot
-    name the checkpoint.
+    beside a `base`. The `state`, of the trainer, has JSON values. `keep_last` is at least 1.
+    `replaces_best` removes the link `best`, which leads to a checkpoint of this step with other
+    weights. A missing folder of checkpoints is created. `note` gets a sentence if `latest` or
+    `model` cannot name the checkpoint.
 
     Raises:
         CheckpointError: a parameter is not float32 or not finite; nothing is saved.
@@ -139,6 +141,8 @@ def save(
                 write_synced(part / name, content)
             manifest.write(part, step, state)
             _read_back(part)
+            if replaces_best:
+                (run.checkpoints / BEST).unlink()
     try:
         with disk_errors(f"writing {run.checkpoints / LATEST}"):
             replace_file(run.checkpoints / LATEST, f"{final.name}\n".encode())
@@ -479,7 +483,7 @@ def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
 
 
 def _described(model: ModelConfig, tokenizer: Tokenizer) -> dict[str, bytes]:
-    fields = contents.our_config_json(model, dtype=np.dtype(np.float32))
+    fields = contents.trained_config_json(model)
     # A document ends where the next one starts, so BOS ends it.
     fields |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.bos)
     described = {CONFIG: plain_json.dumps(fields, indent=1), **tokenizer.files()}

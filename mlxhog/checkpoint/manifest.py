@@ -38,7 +38,7 @@ class _Manifest:
 
 def write(directory: Path, step: int, state: Mapping[str, Any]) -> None:
     """Write the manifest of a checkpoint's directory, after all its other files."""
-    earlier = [_read_order(path) for path in by_age(directory.parent)]
+    earlier = [read_order(path) for path in by_age(directory.parent)]
     paths = [path for path in sorted(directory.iterdir()) if path.name != CARD]
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": digest}
@@ -110,10 +110,10 @@ def verify(
 def by_age(parent: Path) -> list[Path]:
     """Return the whole checkpoints of a directory in the order of saving, which each stores."""
     whole = [path for path in parent.glob("step-*[0-9]") if (path / NAME).is_file()]
-    return sorted(whole, key=lambda path: (_read_order(path), path.name))
+    return sorted(whole, key=lambda path: (read_order(path), path.name))
 
 
-def _read_order(checkpoint: Path) -> int:
+def read_order(checkpoint: Path) -> int:
     """Return a checkpoint's number in the order of saving, from 1; 0 if it has none."""
     try:
         order = json.loads(reading.read_small(checkpoint / NAME))["order"]

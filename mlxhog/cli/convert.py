@@ -134,6 +134,7 @@ def _compare_logits(a: "Opened", b: "Opened") -> tuple[float, float]:
 
 def _card(source: "Opened", config: _Convert) -> bytes:
     from mlxhog.base import reading
+    from mlxhog.checkpoint.formats.converting import needs_code
     from mlxhog.checkpoint.manifest import CARD, CARD_MARK
     from mlxhog.checkpoint.run import run_of
     from mlxhog.display import card
@@ -148,5 +149,6 @@ def _card(source: "Opened", config: _Convert) -> bytes:
     model = replace(source.config, adapter=None) if is_whole else source.config
     base = None if source.base is None else source.base.folder
     how: dict[str, Any] = {"to": config.format, "command": command, "base": base}
+    how["has_code"] = config.format == "hf" and needs_code(model, source.tensors)
     text = card.text(model, checkpoint, **how).encode()
     return card.converted(earlier, text) if earlier else text

@@ -80,13 +80,15 @@ def text(
     checkpoint: Path,
     *,
     to: str = "mlxhog",
+    has_code: bool = False,
     command: str = "",
     base: Path | None = None,
 ) -> str:
     """Return the card of a checkpoint, a folder or file, with the record of its run.
 
-    `to` is the format of the files beside the card, `command` the one that converted them. An
-    adapter, which `model` has, has the license of the folder `base`, if that says one.
+    `to` is the format of the files beside the card, `command` the one that converted them;
+    `has_code` says whether files for transformers have a class of ours beside them. An adapter,
+    which `model` has, has the license of the folder `base`, if that says one.
     """
     run = run_of(checkpoint)
     size = format_count(families.param_count(replace(model, adapter=None)))
@@ -97,16 +99,16 @@ def text(
         *_training(run, checkpoint),
         *([f"- converted by {_code(command)}"] if command else []),
     ]
-    is_large = model.model_type == "xlstm"  # transformers has it; other families bring their code
-    trust = "" if is_large else ", trust_remote_code=True"
-    needs = "" if is_large else "  # mlxhog must be installed"
-    in_transformers = LOAD_IN_TRANSFORMERS * (to == "hf" or (to == "mlxhog" and is_large))
+    is_theirs = model.in_transformers and len(model.layout.out_norm) == 1  # transformers has it
+    trust = ", trust_remote_code=True" * has_code
+    needs = "  # mlxhog must be installed" * has_code
+    in_transformers = LOAD_IN_TRANSFORMERS * (to == "hf" or (to == "mlxhog" and is_theirs))
     # Nothing of the run's own text: who publishes weights need not publish it.
     loads = (LOAD + in_transformers).format(trust=trust, needs=needs)
     loads += LOAD_IN_MLX_LM * (to == "mlx-lm")
     library = {"hf": "transformers", "mlx-lm": "mlx", "mlx-lm-adapter": "mlx"}.get(to, "mlxhog")
     if model.adapter is not None and to != "mlx-lm-adapter":
-        library, loads = "peft", LOAD + LOAD_IN_PEFT.format(base=named or "BASE") * is_large
+        library, loads = "peft", LOAD + LOAD_IN_PEFT.format(base=named or "BASE") * is_theirs
     base_line = f"base_model: {json.dumps(named)}\n" if named else ""
     return (
         f"---\nlibrary_name: {library}\n"

@@ -82,6 +82,33 @@ def test_a_run_keeps_its_base_when_it_is_gone_elsewhere(tmp_path):
     assert opened.config.adapter is not None
 
 
+@pytest.mark.parametrize("to", ["peft", "mlx-lm-adapter"])
+def test_an_exported_adapter_of_a_moved_run_names_the_base_where_it_is(tmp_path, to):
+    first, _ = bases(tmp_path)
+    base = BaseModel.of(formats.open(first))
+    (tmp_path / "run").mkdir()
+    kept = replace(base, path=first.rename(tmp_path / "run" / "base"))
+    adapter_checkpoint(tmp_path / "run", kept)
+    folder = (tmp_path / "run").rename(tmp_path / "moved") / "checkpoints" / "step-00000001"
+    for taken in (False, True):  # by another run
+        if taken:
+            bases(tmp_path / "others")[1].rename(tmp_path / "run")
+            (tmp_path / "run").rename(tmp_path / "other")
+            (tmp_path / "run").mkdir()
+            (tmp_path / "other").rename(kept.path)
+        convert(formats.open(folder), tmp_path / f"out-{taken}", to)
+        opened = formats.open(tmp_path / f"out-{taken}")
+        assert opened.base.path == tmp_path / "moved" / "base"
+        assert opened.base.digest() == base.digest
+
+
+def test_an_adapter_with_another_copy_of_its_base_names_that_copy(tmp_path):
+    first, _ = bases(tmp_path)
+    folder = adapter_checkpoint(tmp_path / "run", BaseModel.of(formats.open(first)))
+    copy = formats.open(first.rename(tmp_path / "copy"))
+    assert formats.open(folder, base=copy).base_name == str(tmp_path / "copy")
+
+
 def test_the_file_of_a_checkpoint_is_its_folder_as_a_base(tmp_path):
     first, _ = bases(tmp_path)
     base = BaseModel.of(formats.open(first / "model.safetensors"))

@@ -19,6 +19,7 @@ from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError
 from mlxhog.models import families
 from mlxhog.models.families import init_params
+from tests.checkpoint.formats.peers import OF_A_GPU
 from tests.odd_disk import LACKS, held_elsewhere, odd_disk
 from tests.pairs import each_of
 from tests.saved import SMALL, names, save, saved_run
@@ -119,6 +120,17 @@ def test_transformers_loads_a_checkpoint_and_computes_the_same_logits(run):
     with torch.no_grad():
         logits = model.eval()(tokens).logits
         assert torch.equal(logits, direct.eval()(tokens, use_cache=False).logits)
+
+
+def test_transformers_loads_a_checkpoint_that_began_with_kernels_of_the_package(run):
+    fields = SMALL.to_dict() | {"hidden_size": 128, "embedding_dim": 128} | OF_A_GPU
+    model = families.read(fields)
+    path = save(run, model, init_params(model, seed=1), step=1)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(path)
+    assert theirs.config.mode == "inference"
+    assert theirs.config.autocast_kernel_dtype == "float32"
+    with torch.no_grad():
+        assert theirs.eval()(torch.arange(40)[None]).logits.isfinite().all()
 
 
 def test_latest_and_the_link_to_the_model_move_and_only_the_last_few_remain(run):

@@ -5,6 +5,7 @@ import math
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +13,15 @@ from types import SimpleNamespace
 import pytest
 
 from mlxhog import train
+from mlxhog.checkpoint.checkpoint import write_model
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.config.sources import read_yaml
+from mlxhog.data.tokenizers import ByteTokenizer
 from tests.cli.command import refused, said, told
 from tests.data.token_files import written
 from tests.display.sample_run import VALIDATION, lines, write_run
+from tests.saved import SMALL, saved_run
 from tests.training.small import mixed_model, small_config
 from tests.words import misread_by_zsh
 
@@ -87,6 +91,16 @@ def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(tmp_path, c
     run = Path(train(config).run)
     record = told(capsys, "show", run.name, "--runs-dir", tmp_path / "runs")
     assert record["load"].startswith(f"mlxhog.load('{run}'), mlxhog convert {run} DIR --format hf")
+
+
+def test_show_names_transformers_only_for_a_model_that_it_computes_as_we_do(tmp_path, capsys):
+    for k, (resets, says) in enumerate([(False, "transformers.Auto"), (True, "mlxhog.load(")]):
+        model = replace(SMALL, reset_at_document_boundaries=resets, bos_token_id=256)
+        run = saved_run(tmp_path, f"run-{k}", model)
+        write_model(run.architecture, model, ByteTokenizer())
+        run.config_path.write_text("steps: 1\n")
+        record = told(capsys, "show", run.directory)
+        assert record["load"].startswith(says)
 
 
 def test_the_next_lines_of_a_run_without_a_checkpoint_can_be_pasted(tmp_path, capsys, monkeypatch):

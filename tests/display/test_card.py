@@ -112,6 +112,42 @@ def test_conversions_carry_a_card_and_replace_none_of_its_user(tmp_path, monkeyp
     assert "exported has README.md, which --overwrite would delete" in capsys.readouterr().err
 
 
+LACKED = {
+    "tables": replace(SMALL, ngram_orders=(2,), ngram_dim=4, ngram_rows=64),
+    "no final norm": replace(SMALL, add_out_norm=False),
+    "a bias": replace(SMALL, out_norm_bias=True),
+    "resets": replace(SMALL, reset_at_document_boundaries=True, bos_token_id=256),
+}
+"""Models of xLSTM Large that transformers does not have."""
+
+
+@each_of("name", LACKED)
+def test_a_card_says_how_a_model_that_transformers_lacks_loads(tmp_path, name):
+    model = LACKED[name]
+    params = families.init_params(model, seed=0)
+    if model.out_norm_bias:
+        params["backbone.out_norm.bias"] += 1
+    run = saved_run(tmp_path / "runs", model=model, params=params)
+    card.write(run, model)
+    assert "AutoModelForCausalLM" not in (run.model / "README.md").read_text()
+    folder = tmp_path / "hf"
+    assert main(["convert", str(run.directory), str(folder), "--format", "hf", "--quiet"]) == 0
+    assert (folder / "modeling_torch.py").exists()
+    written = (folder / "README.md").read_text()
+    assert 'from_pretrained("FOLDER", trust_remote_code=True)  # mlxhog must be' in written
+    adapter = replace(model, adapter=LoRA(rank=2))
+    assert "PeftModel" not in card.text(adapter, run.model.resolve(), to="peft")
+
+
+def test_a_card_of_a_final_norm_with_a_bias_of_zeros_loads_without_our_code(tmp_path):
+    run = saved_run(tmp_path / "runs", model=LACKED["a bias"])
+    folder = tmp_path / "hf"
+    assert main(["convert", str(run.directory), str(folder), "--format", "hf", "--quiet"]) == 0
+    written = (folder / "README.md").read_text()
+    assert 'AutoModelForCausalLM.from_pretrained("FOLDER")' in written
+    assert "trust_remote_code" not in written
+
+
 def adapted(folder, card_of_base="", base="base"):
     """An adapter of PEFT in `adapter`, on the checkpoint of a run that is exported to `base`."""
     model = replace(SMALL, adapter=LoRA(rank=2))

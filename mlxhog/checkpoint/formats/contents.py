@@ -1,9 +1,9 @@
 """Contents of mlxhog's checkpoints and of exports: names and configs.
 
 For xLSTM Large they are the files that transformers loads, if it has the model. transformers 5.23
-has no v1 stack and no n-gram tables, always applies the final norm, without a bias, and does not
-tie the head to the embedding. An export of any other model has mlxhog's class beside it
-(`converting`).
+has no v1 stack, no n-gram tables and no document resets, always applies the final norm, without a
+bias, and does not tie the head to the embedding. An export of any other model has mlxhog's class
+beside it (`converting`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -51,6 +51,15 @@ def our_config_json(
     return fields | ({"out_norm_bias": True} if len(model.layout.out_norm) > 1 else {})
 
 
+def trained_config_json(model: ModelConfig) -> dict[str, Any]:
+    """Return config.json of a model that has been trained, on any machine and in float32.
+
+    Kernels of the source, as of the xlstm package, may need another machine.
+    """
+    fields = our_config_json(model, dtype=np.dtype(np.float32), portable=True)
+    return fields | ({"autocast_kernel_dtype": "float32"} if model.in_transformers else {})
+
+
 def hf_config_json(model: ModelConfig, *, dtype: np.dtype[Any], portable: bool) -> dict[str, Any]:
     """Return config.json of xLSTM Large for AutoConfig, with the unknown fields of the source.
 
@@ -61,8 +70,8 @@ def hf_config_json(model: ModelConfig, *, dtype: np.dtype[Any], portable: bool) 
     for name in ("torch_dtype", "out_norm_bias"):  # an older name of dtype, and one of ours
         fields.pop(name, None)
     fields |= {"architectures": ["xLSTMForCausalLM"], "model_type": THEIRS, "dtype": dtype.name}
-    if portable:
-        fields |= PORTABLE
+    if portable:  # they are the defaults of transformers
+        fields |= {name: value for name, value in PORTABLE.items() if name in fields}
     return fields | {"use_cache": bool(fields.get("use_cache", True)) and model.hf_cache}
 
 

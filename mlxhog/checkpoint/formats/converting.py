@@ -62,6 +62,9 @@ _LARGE_FIELDS = (
 ).split()
 """Fields of xLSTMLargeConfig, which refuses other fields."""
 
+_OUT_BIAS = f"{OUT_NORM}.bias"
+"""A parameter that transformers does not have, and the xlstm package only with `use_bias`."""
+
 _NAMED_BY_CONTENT = {"model_type", "architectures", "out_norm_bias", "weight_mode", "torch_dtype"}
 
 _REPLACED = {*weights.ENDINGS, ".json", ".yaml", ".yml", ".jinja", ".model", ".py"}
@@ -213,12 +216,11 @@ def _content(
         return alone, {peft.CONFIG: config}
     model = replace(source.config, adapter=None)
     ours = {name: source.tensors[name] for name in families.param_spec(model)}
-    # Our kernels have the same names in transformers; the package's may need another machine.
-    portable = ((source.base or source).format == "xlstm") != (to == "xlstm")
+    # The other package's kernels, which a run may have begun with, may need another machine.
+    portable = (source.base or source).format != ("xlstm" if to == "xlstm" else "hf")
     if to in ("xlstm", "mlx-lm"):
         lacks = " with tables of n-grams" * (ngrams.of(model) is not None)
-        if to == "mlx-lm" and model.reset_at_document_boundaries:
-            lacks += " with reset_at_document_boundaries"
+        lacks += " with reset_at_document_boundaries" * model.reset_at_document_boundaries
         if lacks or not model.in_xlstm:
             where = "the xlstm package has" if to == "xlstm" else "our code for mlx-lm has"
             raise ConfigError(
@@ -230,7 +232,6 @@ def _content(
         rest = {"config.json": plain_json.dumps(beside, indent=1)} if beside else {}
         return _package_tensors(model, ours), {"config.yaml": text.encode(), **rest}
     arrays, code = contents.our_tensors(model, ours), {}
-    bias = f"{OUT_NORM}.bias"  # which transformers does not have
     types = {
         tensors.stored_dtype(one, dtype) for one in ours.values() if one.dtype in mapped.FLOATS
     }
@@ -242,13 +243,18 @@ def _content(
         code = {"xlstm.py": MLX_LM_CODE.read_bytes()}
     elif to == "mlxhog":
         fields = contents.our_config_json(model, dtype=own, portable=portable)
-    elif model.in_transformers and not (bias in ours and ours[bias].any()):
-        arrays.pop(bias, None)  # of zeros
+    elif not needs_code(model, ours):
+        arrays.pop(_OUT_BIAS, None)  # of zeros
         fields = contents.hf_config_json(model, dtype=own, portable=portable)
     else:
         fields = _hf_code_json(model, own)
         code = {MODELING.name: MODELING.read_bytes()}
     return arrays, {"config.json": plain_json.dumps(fields, indent=1), **code}
+
+
+def needs_code(model: ModelConfig, ours: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether transformers has no class for a model with these tensors, so it needs `MODELING`."""
+    return not model.in_transformers or (_OUT_BIAS in ours and bool(ours[_OUT_BIAS].any()))
 
 
 def _hf_code_json(model: ModelConfig, dtype: np.dtype[Any]) -> dict[str, Any]:
@@ -284,7 +290,12 @@ def _package_tensors(
         arrays[model.untied_head] = arrays[families.embedding(model)]
     if model.layout.norms[2] and model.layout.out_norm:  # whose norms have biases, the last too
         width = arrays[f"{OUT_NORM}.weight"]
-        arrays.setdefault(f"{OUT_NORM}.bias", np.zeros(width.shape, width.dtype))
+        arrays.setdefault(_OUT_BIAS, np.zeros(width.shape, width.dtype))
+    elif _OUT_BIAS in arrays and arrays.pop(_OUT_BIAS).any():  # else of zeros
+        raise ConfigError(
+            "the xlstm package has no bias in the final norm of a model without use_bias; use "
+            "--format hf or mlxhog"
+        )
     return translation.to_xlstm(arrays, model)
 
 
@@ -308,7 +319,7 @@ def _package_configs(
 def token_ids(tokenizer_json: bytes, path: Path) -> set[int]:
     """Return the ids of the tokens of a tokenizer.json."""
     try:
-        description = plain_json.loads(tokenizer_json)
+        description = plain_json.loads(tokenizer_json, strict=False)
         vocabulary = description["model"]["vocab"]
         ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
         return {*ids, *(token["id"] for token in description.get("added_tokens") or ())}

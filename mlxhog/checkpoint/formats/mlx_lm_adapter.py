@@ -24,6 +24,7 @@ from mlxhog.models.adapters import A, B, is_adapter
 from mlxhog.models.families import ModelConfig
 
 MODEL, FIELDS = "adapters.safetensors", "lora_parameters"
+_GATES = ("igate", "fgate", "igate_preact", "fgate_preact")  # `Gate` of `nn/xlstm_mlx_lm.py`
 _ENDS = {A: ".lora_a", B: ".lora_b"}
 
 
@@ -33,7 +34,8 @@ def content(
     """Return the tensors by mlx-lm's names, and adapter_config.json; arguments as of `peft`.
 
     Raises:
-        ConfigError: modules are trained whole, which mlx-lm's adapters cannot hold.
+        ConfigError: modules are trained whole, which mlx-lm's adapters cannot hold, or gates are
+            adapted, which are no linear layers there.
     """
     lora, trained = model.adapter, families.trainable_spec(model)
     assert lora is not None
@@ -41,6 +43,11 @@ def content(
         raise ConfigError(
             f"an adapter of mlx-lm has A and B alone, and this one has {listed(whole)}, trained "
             "whole; write a whole checkpoint with --merge, or use --format peft"
+        )
+    if gates := [stem for stem in stems(trained) if stem.rpartition(".")[2] in _GATES]:
+        raise ConfigError(
+            f"mlx-lm adapts no gates, and this adapter has {listed(gates)}; write a whole "
+            "checkpoint with --merge --format mlx-lm, or use --format peft"
         )
     fields = {
         "fine_tune_type": "lora",

@@ -68,6 +68,20 @@ def _unwrapped(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def _refuse_quantized(
+    fields: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], where: Path
+) -> None:
+    """Refuse weights that mlx-lm has quantized, which are uint32 beside their scales."""
+    stems = [name.removesuffix(".scales") for name in arrays if name.endswith(".scales")]
+    weights = [arrays[f"{stem}.weight"] for stem in stems if f"{stem}.weight" in arrays]
+    if fields.get("quantization") or any(w.dtype == np.uint32 for w in weights):
+        raise CheckpointError(
+            f"{where} is quantized; name the export it was made from, or dequantize it: python -m "
+            f"mlx_lm convert --hf-path {quoted(where)} --mlx-path NEW --dequantize "
+            "--trust-remote-code"
+        )
+
+
 def _package_of(names: Collection[str], model_type: object, where: Path) -> str:
     """Return the package of these names: "hf" or "xlstm" for xLSTM Large, "xlstm_v1", or "mad"."""
     if any(name.startswith("xlstm_block_stack.") for name in names):
@@ -300,6 +314,7 @@ def open_checkpoint(
     elsewhere = None if config is None else Path(config)
     fields = _find_config(folder) if elsewhere is None else read_config(elsewhere)
     arrays = _unwrapped(weights.read(file))
+    _refuse_quantized(fields, arrays, folder)
     fields = families.without_export(fields)
     package = _package_of(arrays, fields.get("model_type"), path)
     model = _with_width_of(arrays, _model_of(fields, package, path, elsewhere), package)
@@ -362,7 +377,10 @@ def _open_adapter(
         raise ConfigError(f"{path} does not fit its base model {base.title}: {error}") from error
     kind, folder = "mlx-lm-adapter" if is_mlx_lm else "peft", path.absolute()
     tensors = {**base.tensors, **tensors}
-    return Opened(folder, folder, kind, model, tensors, base, name or str(base.path))
+    is_there = hub.is_name(name) or (name and os.path.exists(expanded(name)))
+    if not is_there or (base.path == _kept_base(path) and not hub.is_name(name)):
+        name = str(base.path)  # of a run that was moved or copied, or of another copy of the base
+    return Opened(folder, folder, kind, model, tensors, base, name)
 
 
 def _is_called(base: Opened, name: str) -> bool:

@@ -33,6 +33,7 @@ class Checkpoints:
     find_folder: Callable[[], None]
     newest: Path | None = None
     best_s: float = 0.0  # that saves of the best took
+    has_best: bool = False  # whether this call has saved a best
 
     def save(self) -> Path:
         """Save a checkpoint, after the strategy has settled the arena.
@@ -46,6 +47,8 @@ class Checkpoints:
         session, plan, arena = self.session, self.session.plan, self.session.arena
         monitor = self.reporter.monitor
         optimizer, values = dump(plan, arena, session.ledger, session.budget, monitor)
+        if replaces_best := self._replaces_best(values["version"]):
+            self.watch.forget_earlier(monitor)
         self.newest = checkpoint.save(
             self.reporter.run,
             step=values["version"],
@@ -61,10 +64,21 @@ class Checkpoints:
             },
             tokenizer=plan.data.tokenizer,
             keep_last=plan.config.keep_last,
+            replaces_best=replaces_best,
             note=self.reporter.report_once,
         )
         self.reporter.record("checkpoint", path=self.newest)
         return self.newest
+
+    def _replaces_best(self, step: int) -> bool:
+        """Whether a checkpoint of this step replaces the best, which has other weights.
+
+        It does where a run resumes from an older checkpoint and reaches the step of the best.
+        """
+        earlier, run = self.session.plan.resumption, self.reporter.run
+        if earlier is None or self.has_best or step <= earlier.checkpoint.step:
+            return False
+        return checkpoint.best(run) == run.checkpoints / f"step-{step:08d}"
 
     def save_while_training(self) -> Path:
         """Pause every worker after its step, save, and continue; returns the checkpoint.
@@ -115,4 +129,5 @@ class Checkpoints:
         except EnvironmentLacks as error:
             self.session.report(f"no best checkpoint: {error}; training continues")
             return False
+        self.has_best = True
         return True

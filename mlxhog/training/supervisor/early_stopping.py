@@ -4,30 +4,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import typed
-from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint import checkpoint, manifest
+from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.checkpoint.run_files import BestScore
 from mlxhog.config.config import TrainConfig
 from mlxhog.display.views import Tell
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.training.supervisor.monitor import Monitor
 
 if TYPE_CHECKING:
     from mlxhog.training.plan.resume import Resumption
 
 
+def _best_of(run: Run, resumed: Checkpoint) -> dict[str, Any] | None:
+    """Return the score of the best checkpoint of a run that resumes, as values of `BestScore`."""
+    own: dict[str, Any] | None = resumed.state["best"]
+    last: dict[str, Any] | None = run.read_status().get("best")
+    kept = checkpoint.best(run)
+    # A checkpoint was saved before its own evaluation.
+    if run.ended_with(resumed.path):
+        return last or own
+    if kept is not None and manifest.read_order(kept) > manifest.read_order(resumed.path):
+        with suppress(CheckpointError):  # it is damaged
+            record = manifest.read(kept)
+            n_steps = record["state"].get("used", {}).get("steps")
+            is_last = last is not None and last["step"] == n_steps
+            own = last if is_last else record["state"].get("best")
+    return own
+
+
 class ValidationWatch:
     """The best evaluation during training, and early stopping.
 
     A checkpoint stores the best, so a resumed run continues the count, with full patience, unless
-    it scores another part. The best weights are saved right after their evaluation. Lock-free
-    workers continue while one evaluates, so the saved model is the evaluated one plus the steps
-    since.
+    it scores another part. From an older checkpoint it continues with the score of that which
+    `best` names, which may have been saved since. The best weights are saved right after their
+    evaluation. Lock-free workers continue while one evaluates, so the saved model is the evaluated
+    one plus the steps since.
     """
 
     def __init__(self, config: TrainConfig, resumption: Resumption | None, text: str) -> None:
@@ -36,12 +56,10 @@ class ValidationWatch:
         self.since = self._evaluations = 0  # evaluations after the best
         self.ended: str | None = None  # reason for an end of training before its budget
         if resumption is not None:
-            # A checkpoint was saved before its own evaluation.
-            is_last = resumption.run.ended_with(resumption.checkpoint.path)
-            status = resumption.run.read_status() if is_last else {}
-            best = status.get("best") or resumption.state["best"]
+            best = _best_of(resumption.run, resumption.checkpoint)
             if best and best.get("text") == text:
                 self.best = typed.read(BestScore, best)
+        self._earlier = self.best
 
     def look(self, monitor: Monitor, save: Callable[[], bool], report: Tell) -> bool:
         """Compare a new evaluation, if any; returns whether training is to end.
@@ -79,6 +97,12 @@ class ValidationWatch:
     def _score(self, bits: float, step: int, monitor: Monitor) -> BestScore:
         nats = tuple(monitor.val_nats)
         return BestScore(bits_per_byte=bits, step=step, text=self._text, nats=nats)
+
+    def forget_earlier(self, monitor: Monitor) -> None:
+        """Forget the best of earlier calls, whose weights are replaced."""
+        if self.best is self._earlier:
+            self.best = None
+            monitor.note(best_bits_per_byte=None, best_step=None)
 
     def show(self, monitor: Monitor) -> None:
         """Let views of the run show the best."""

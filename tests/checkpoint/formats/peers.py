@@ -26,6 +26,15 @@ NATIVE = {
     "chunk_size": 16,
     "return_last_states": True,
 }
+OF_A_GPU = {
+    "chunkwise_kernel": "chunkwise--triton_limit_chunk",
+    "sequence_kernel": "native_sequence__triton",
+    "step_kernel": "triton",
+    "autocast_kernel_dtype": "bfloat16",
+    "mode": "train",
+    "return_last_states": False,
+}
+"""The package's defaults."""
 TOKENS = torch.tensor([[0, 5, 7, 11, 3, 49, 1, 2, 30, 8, 17, 4, 4, 9, 21, 33, 6]])
 
 

@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_model
+from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
 
-from mlxhog.base import tensors
+from mlxhog.base import reading, tensors
 from mlxhog.checkpoint import checkpoint, formats
+from mlxhog.checkpoint.formats import contents
 from mlxhog.checkpoint.formats.converting import convert, token_ids
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models import families, lm_float64
 from mlxhog.nn.torch import LanguageModel
+from tests.checkpoint.formats.peers import NATIVE, OF_A_GPU
 from tests.pairs import each_of
 from tests.saved import SMALL, saved_run
 
@@ -57,6 +60,58 @@ def test_tokens_are_counted_in_each_kind_of_vocabulary():
     for vocabulary in (b'{"a": 0, "b": 2}', b'[["a", -1.0], ["b", -2.0]]'):
         text = b'{"model": {"vocab": %s}, "added_tokens": [{"id": 5}]}' % vocabulary
         assert token_ids(text, Path()) - {1, 2} == {0, 5}
+
+
+def test_tokens_of_a_tokenizer_that_is_larger_than_our_own_json_are_counted(monkeypatch):
+    monkeypatch.setattr(reading, "MAX_JSON_BYTES", 8)
+    assert token_ids(b'{"model": {"vocab": {"a": 0, "b": 2}}}', Path()) == {0, 2}
+
+
+def test_an_export_of_a_run_that_began_with_kernels_of_the_package_has_those_of_every_machine(
+    tmp_path,
+):
+    opened = formats.open(saved_run(tmp_path / "runs").model.resolve())
+    earlier = replace(opened, config=families.read(SMALL.to_dict() | OF_A_GPU))
+    convert(earlier, tmp_path / "hf", "hf")
+    written = fields(tmp_path / "hf")
+    assert {name: written[name] for name in contents.PORTABLE} == contents.PORTABLE
+
+
+RESETS = {"reset_at_document_boundaries": True, "bos_token_id": 256}
+
+
+def test_transformers_takes_its_own_class_for_no_model_with_document_resets(tmp_path):
+    folder = exported(tmp_path, replace(SMALL, **RESETS))
+    assert fields(folder)["architectures"] == ["MlxhogForCausalLM"]
+    (run,) = (tmp_path / "runs").iterdir()
+    assert "model_type" not in fields(run / "model")
+    assert formats.open(folder).config.reset_at_document_boundaries
+    assert formats.open((run / "model").resolve()).config.reset_at_document_boundaries
+
+
+@pytest.mark.parametrize("family", ["large", "v1"])
+def test_a_model_with_document_resets_is_no_model_of_the_package(tmp_path, family):
+    model = replace(SMALL if family == "large" else families.read(V1), **RESETS)
+    run = saved_run(tmp_path / "runs", model=model)
+    says = "the xlstm package has no model .*with reset_at_document.*; use --format hf or mlxhog"
+    with pytest.raises(ConfigError, match=says):
+        convert(formats.open(run.model.resolve()), tmp_path / "out", "xlstm")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_package_gets_a_bias_of_the_final_norm_only_with_other_biases(tmp_path):
+    model, name = replace(SMALL, out_norm_bias=True), "backbone.out_norm.bias"
+    params = families.init_params(model, seed=0)
+    run = saved_run(tmp_path / "zeros", model=model, params=params)
+    convert(formats.open(run.model.resolve()), tmp_path / "out", "xlstm")
+    sizes = {"vocab_size": 320, "embedding_dim": 32, "num_blocks": 2, "num_heads": 2}
+    theirs = xLSTMLarge(xLSTMLargeConfig(**sizes, **NATIVE))
+    theirs.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"), strict=True)
+    params[name] = np.ones_like(params[name])
+    run = saved_run(tmp_path / "ones", model=model, params=params)
+    with pytest.raises(ConfigError, match="no bias in the final norm .*; use --format hf or mlxh"):
+        convert(formats.open(run.model.resolve()), tmp_path / "refused", "xlstm")
+    assert not (tmp_path / "refused").exists()
 
 
 def test_unknown_fields_of_a_config_survive_both_directions(tmp_path):
@@ -161,6 +216,7 @@ OURS = {
     "layers": layers(),
     "tables": replace(SMALL, ngram_orders=(2, 3), ngram_dim=4, ngram_rows=64),
     "tied": replace(SMALL, ngram_orders=(2,), ngram_rows=64, tie_word_embeddings=True),
+    "resets": replace(SMALL, **RESETS),
     "no final norm": replace(SMALL, add_out_norm=False),
     "v1": families.read(V1),
 }
@@ -174,6 +230,7 @@ def test_a_model_that_transformers_lacks_is_exported_with_our_class_and_survives
     folder = exported(tmp_path, OURS[name])
     model, tokenizer = loaded(transformers, folder)
     tokens = np.arange(5, 25, dtype=np.int32)[None]
+    tokens[0, [0, 7]] = ByteTokenizer().bos
     expected, _ = lm_float64.logits(OURS[name], formats.open(folder).tensors, tokens)
     logits = model(torch.from_numpy(tokens).long()).logits
     np.testing.assert_allclose(logits.detach(), expected, atol=2e-5)

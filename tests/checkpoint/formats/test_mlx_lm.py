@@ -18,12 +18,12 @@ from mlx.utils import tree_flatten
 from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import can_trim_prompt_cache
 from mlx_lm.tuner.utils import load_adapters
-from mlx_lm.utils import load_model, quantize_model
+from mlx_lm.utils import load_model, quantize_model, save_config, save_model
 
 from mlxhog.checkpoint import formats
 from mlxhog.checkpoint.formats.converting import convert
 from mlxhog.cli import main
-from mlxhog.errors import ConfigError
+from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models import families, lm_float64
 from mlxhog.models.adapters import A, LoRA
 from tests.cli import command
@@ -185,6 +185,56 @@ def test_mlxhog_reads_an_export_and_other_formats_name_no_file_of_it(tmp_path, m
     assert "model_file" not in json.loads((tmp_path / "back" / "config.json").read_bytes())
 
 
+def saved_by_mlx_lm(folder, theirs, config):
+    """A folder with a model that mlx-lm has loaded, and perhaps changed, as it saves it."""
+    save_model(folder, theirs)
+    save_config(config, folder / "config.json")
+    return folder
+
+
+def test_mlxhog_reads_what_mlx_lm_saves_of_an_export(tmp_path, model):
+    theirs, config, params = exported(tmp_path, model)
+    opened = formats.open(saved_by_mlx_lm(tmp_path / "theirs", theirs, config))
+    assert opened.config == model
+    for name, tensor in opened.tensors.items():
+        np.testing.assert_array_equal(tensor, params[name], err_msg=name)
+
+
+@pytest.mark.parametrize("fields", [LARGE, V1], ids=["large", "v1"])
+def test_what_mlx_lm_has_quantized_is_refused_with_the_way_out(tmp_path, fields):
+    theirs, config, _ = exported(tmp_path, families.read(fields))
+    theirs, config = quantize_model(theirs, config, group_size=64, bits=4)
+    folder = saved_by_mlx_lm(tmp_path / "theirs", theirs, config)
+    says = rf"theirs is quantized; name the export .* --hf-path {folder} .* --dequantize "
+    for names in ((), ("quantization", "quantization_config")):
+        save_config({k: v for k, v in config.items() if k not in names}, folder / "config.json")
+        with pytest.raises(CheckpointError, match=says):
+            formats.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "targets"),
+    [
+        (LARGE, ("q", "igate_preact")), (LARGE, ("*.fgate_preact",)),
+        (V1, ("proj_up", "mlstm_cell.igate")), (V1, ("mlstm_cell.fgate",)),
+    ],
+    ids=["large", "large-alone", "v1", "v1-alone"],
+)  # fmt: skip
+def test_an_adapter_of_gates_is_refused_apart_and_can_be_merged(tmp_path, fields, targets):
+    model = replace(families.read(fields), adapter=LoRA(rank=2, targets=targets))
+    run = saved_run(tmp_path / "runs", model=families.read(fields))
+    (tmp_path / "own").mkdir()
+    params = families.init_params(model, 0)
+    write_adapter(tmp_path / "own", model, params, base=run.model.resolve())
+    source = formats.open(tmp_path / "own")
+    says = "mlx-lm adapts no gates, .*gate.*--merge --format mlx-lm, or use --format peft"
+    with pytest.raises(ConfigError, match=says):
+        convert(source, tmp_path / "out", "mlx-lm-adapter")
+    assert not (tmp_path / "out").exists()
+    convert(source, tmp_path / "out", "mlx-lm")
+    assert load_model(tmp_path / "out", trust_remote_code=True)
+
+
 @pytest.mark.parametrize("fields", [LARGE, V1], ids=["large", "v1"])
 def test_an_adapter_is_merged_and_apart_it_fits_the_export_of_its_base(tmp_path, fields):
     theirs, _, base = exported(tmp_path, families.read(fields))
@@ -269,6 +319,11 @@ def test_mlx_lm_convert_quantizes_an_export_that_generates(folder):
     names = mx.load(str(folder / "quantized" / "model.safetensors"))
     assert any(name.endswith(".scales") for name in names)
     assert len(generated(folder, "quantized")) == 64
+    with pytest.raises(CheckpointError) as error:
+        formats.open(folder / "quantized")
+    (words,) = re.findall("python -m mlx_lm (.*)", str(error.value))
+    mlx_lm(folder, *words.replace("NEW", "whole").split())
+    assert formats.open(folder / "whole").config == formats.open(folder / "out").config
 
 
 @pytest.mark.slow

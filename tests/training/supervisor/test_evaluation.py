@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 
 from mlxhog import train
@@ -26,10 +27,12 @@ from mlxhog.display import card
 from mlxhog.display.record import RunRecord
 from mlxhog.display.run_page import tiles
 from mlxhog.errors import ConfigError
+from mlxhog.models import families
 from mlxhog.progress import NGRAM, Phase, Progress
 from mlxhog.serving.opening import open_source
 from mlxhog.training.plan import validation_subset
 from mlxhog.training.plan.decide import make_plan
+from mlxhog.training.plan.resume import Resumption
 from mlxhog.training.plan.validation_subset import texts_of
 from mlxhog.training.supervisor import checkpoints
 from mlxhog.training.supervisor import evaluations as evaluation
@@ -209,6 +212,78 @@ def test_a_validation_loss_that_rose_by_more_than_its_noise_is_said_and_the_best
     of_best = (checkpoint.best(run) / "README.md").read_text()
     assert "2.000 bits per byte of validation text at step 1, the best of training" in of_best
     assert ("the best of training" in (tmp_path / "hf" / "README.md").read_text()) == rose
+
+
+@pytest.fixture
+def older(tmp_path):
+    """A run whose end, step 20, is its best, and a resumption from step 10, which it keeps."""
+    run, text = saved_run(tmp_path, step=0), "some"
+    for step in (10, 20):
+        score = {"bits_per_byte": 1.5, "step": 10, "text": text}
+        save(run, step=step, state={"best": score, "used": {"steps": step}})
+    best = run.checkpoints / "step-00000020"
+    checkpoint.mark_best(run, best)
+    score = {"bits_per_byte": 1.0, "step": 20, "text": text}
+    run.write_status({"status": "done", "checkpoint": str(best), "best": score})
+    saved = checkpoint.load(run.checkpoints / "step-00000010")
+    return run, Resumption(TrainConfig(), run, saved, None)
+
+
+def saving(monkeypatch, run, resumption, watch):
+    """The session and the checkpoints of a call that resumes, whose weights are zeros."""
+    session, spec = mock.Mock(), families.param_spec(SMALL)
+    session.plan = mock.Mock(resumption=resumption, model=SMALL, base=None)
+    session.plan.config, session.plan.data.tokenizer = TrainConfig(), ByteTokenizer()
+    session.arena.layout.slots, session.network_bytes.return_value = spec, 0
+    session.arena.param = lambda name: np.zeros(spec[name].shape, np.float32)
+    session.paused.return_value = nullcontext(True)
+    session.clock.seconds.return_value = 10.0
+    monkeypatch.setattr(checkpoints, "dump", lambda *_: ({}, {"version": session.step}))
+    return session, checkpoints.Checkpoints(session, mock.Mock(run=run), watch, None, mock.Mock())
+
+
+def test_a_run_that_resumes_from_an_older_checkpoint_keeps_its_best_until_a_better_one(
+    older, monkeypatch
+):
+    run, resumption = older
+    watch = ValidationWatch(TrainConfig(eval_every=5), resumption, "some")
+    assert (watch.best.bits_per_byte, watch.best.step) == (1.0, 20)
+    session, saves = saving(monkeypatch, run, resumption, watch)
+    session.step = 15
+    assert not ends(watch, 15, 1.3, saves.save_best)
+    assert checkpoint.best(run).name == "step-00000020"
+    assert not ends(watch, 16, 0.9, saves.save_best)
+    assert checkpoint.best(run).name == "step-00000015"
+    assert checkpoint.load(checkpoint.best(run)).state["best"]["bits_per_byte"] == 0.9
+
+
+def test_a_checkpoint_in_the_place_of_the_best_of_another_training_is_not_called_the_best(
+    older, monkeypatch
+):
+    run, resumption = older
+    watch = ValidationWatch(TrainConfig(eval_every=5), resumption, "some")
+    session, saves = saving(monkeypatch, run, resumption, watch)
+    session.step = 20
+    last = saves.save()
+    assert checkpoint.best(run) is None
+    assert checkpoint.load(last).state["best"] is None
+    now = Progress(step=20, val_bits_per_byte=1.6, val_step=20, val_bytes=160)
+    watch.close(run, last, mock.Mock(val_nats=[], progress=lambda: now), print)
+    assert checkpoint.best(run) == last
+    assert (watch.best.bits_per_byte, watch.best.step) == (1.6, 20)
+
+
+def test_a_new_best_in_the_place_of_another_and_a_second_save_of_it_stay_the_best(
+    older, monkeypatch
+):
+    run, resumption = older
+    watch = ValidationWatch(TrainConfig(eval_every=5), resumption, "some")
+    session, saves = saving(monkeypatch, run, resumption, watch)
+    session.step = 20
+    assert not ends(watch, 20, 0.9, saves.save_best)
+    saves.save()
+    assert watch.best.bits_per_byte == 0.9
+    assert checkpoint.load(checkpoint.best(run)).state["best"]["bits_per_byte"] == 0.9
 
 
 @pytest.mark.parametrize(("every", "saved"), [("10s", [True, False, True]), (5, [True] * 3)])
