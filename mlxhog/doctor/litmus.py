@@ -237,7 +237,9 @@ def cases(usable: Sequence[str]) -> Iterator[LitmusCase]:
 
 
 class Litmus:
-    """Two child processes that write and read, and their arena; a case takes `seconds`.
+    """Two child processes that write and read, and their arena.
+
+    A case takes `seconds`, or `METAL_TIMES` as long.
 
     Concurrency: used by one thread; without `close`, the children live as long as this process.
     """

@@ -307,7 +307,8 @@ class ExecutionConfig(ConfigBase):
     """
 
     parallel: int | None = option(
-        None, "candidates in parallel; auto: one per core, less one", low=1, none="auto",
+        None, "candidates in parallel; auto: as many as the cores hold, less one; on a GPU 2, or 1 "
+        "with a budget of time", low=1, none="auto",
         group=_GROUP,
     )  # fmt: skip
     executor: str = option(

@@ -1,7 +1,8 @@
 """Print the leaderboard of a study, during the study or after it.
 
 It is read from the study's directory only. Scores are in [0, 1]: the mean over the tasks, +- the 95
-% interval over seeds. Incomplete and failed candidates are last; the last line counts the former.
+% interval over seeds. Partial and pruned candidates are behind all others, diverged and failed ones
+last; the last line counts the partial ones.
 
 Examples:
     mad leaderboard first
