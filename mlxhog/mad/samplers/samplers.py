@@ -58,7 +58,7 @@ class Sampler:
         """Return the first candidate that was not proposed, in an order of numbers.
 
         Where candidates are not counted, the search for one ends after `MAX_DRAWS` numbers in a row
-        that are none; those proposed before do not count, so a resumed search goes on.
+        without one; those proposed before do not count, so a resumed search continues.
         """
         n_rejected, is_counted = 0, self.candidates.count is not None
         for number in order:

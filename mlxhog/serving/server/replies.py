@@ -15,7 +15,7 @@ from mlxhog.serving.server.requests import ClientRequest
 from mlxhog.serving.server.served_model import AnswerJob, AnswerPart
 
 MANY_SCORES = 32
-"""A part with so many scored tokens is formatted in a thread, so that other clients do not wait."""
+"""A part of at least as many scored tokens is formatted in a thread: other clients do not wait."""
 
 
 class _Choice:

@@ -27,13 +27,13 @@ def _best_of(run: Run, resumed: Checkpoint) -> dict[str, Any] | None:
     """Return the score of the best checkpoint of a run that resumes, as values of `BestScore`."""
     own: dict[str, Any] | None = resumed.state["best"]
     last: dict[str, Any] | None = run.read_status().get("best")
-    kept = checkpoint.best(run)
+    best = checkpoint.best(run)
     # A checkpoint was saved before its own evaluation.
     if run.ended_with(resumed.path):
         return last or own
-    if kept is not None and manifest.read_order(kept) > manifest.read_order(resumed.path):
+    if best is not None and manifest.read_order(best) > manifest.read_order(resumed.path):
         with suppress(CheckpointError):  # it is damaged
-            record = manifest.read(kept)
+            record = manifest.read(best)
             n_steps = record["state"].get("used", {}).get("steps")
             is_last = last is not None and last["step"] == n_steps
             own = last if is_last else record["state"].get("best")
