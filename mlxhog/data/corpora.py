@@ -437,7 +437,8 @@ def readable(
         else:
             texts.append(one)
             scan = after
-            scan.files.append((one.name, scan.n_documents))
+            name = os.path.abspath(one.path) if one.path else one.name
+            scan.files.append((name, scan.n_documents))
     ordered = tuple(sorted(skipped, key=lambda one: one.path))
     result = replace(corpus, parts=tuple(texts), skipped=ordered)
     for source in dict.fromkeys(one.source for one in corpus.parts if one.source not in sources):
