@@ -339,6 +339,19 @@ def test_a_run_whose_text_is_gone_says_where_it_was_and_the_way_out(tmp_path, mo
         stored.options()
 
 
+def test_a_data_set_in_a_relative_folder_is_found_from_elsewhere_and_never_on_the_hub(tmp_path):
+    stored = run.Run(tmp_path / "runs" / "20260101-000000-squad")
+    stored.checkpoints.mkdir(parents=True)
+    stored.config_path.write_text("data: hf:squad,plain\n")
+    assert stored.options()["data"][0] == "hf:squad,plain"  # of the hub
+    full = f"hf:{tmp_path / 'squad'},plain"
+    stored.write_status({"status": "done", "data_path": full})
+    with pytest.raises(DataError, match=f"data hf:squad,plain, is not at {full}; put it back"):
+        stored.options()
+    (tmp_path / "squad").mkdir()
+    assert stored.options()["data"][0] == full
+
+
 @pytest.mark.slow
 def test_other_workers_begin_with_the_state_of_one_where_bases_have_no_average(tmp_path):
     common = {"optimizer": "soap", "precondition_every": 3, "steps": 12}
