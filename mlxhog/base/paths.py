@@ -81,4 +81,4 @@ def names_in_common_folder(paths: Iterable[str]) -> dict[str, str]:
     paths = list(paths)
     full = [one for one in paths if os.path.isabs(one)]
     folder = os.path.commonpath(map(os.path.dirname, full)) if full else ""
-    return {one: os.path.relpath(one, folder) if one in full else one for one in paths}
+    return {one: os.path.relpath(one, folder) if os.path.isabs(one) else one for one in paths}

@@ -182,9 +182,10 @@ class Run:
         options = read_yaml(path or self.config_path)
         spec, origin = options.get("data", ("", ""))
         spec = "\n".join(map(str, spec)) if isinstance(spec, list) else str(spec)
-        if data is not None or not spec or not corpora.is_missing(spec):
+        recorded = self.read_status().get("data_path")
+        if data is not None or not spec or not corpora.is_missing(spec, recorded):
             return options
-        full = self.read_status().get("data_path") or corpora.full_path(spec) or spec
+        full = recorded or corpora.full_path(spec) or spec
         if corpora.is_missing(full):
             raise DataError(
                 f"the text of the run {self.name}, data {quoted_paths(spec)}, is not at "

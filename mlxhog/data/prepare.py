@@ -142,6 +142,8 @@ def prepare(
     """
     cache = _cache()
     every = corpora.find(source, text_key, show, document_separator)
+    if (name := printable(every.source)) != every.source:  # records of runs are UTF-8
+        raise DataError(f"the path {name} is not UTF-8; rename it, or name a link to it")
     predefined = every.source == SOTU
     fresh_cut = split.cut_of(val, predefined=predefined)
     cut = fresh_cut if known is None else known.split.cut

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 
 from mlxhog.base import reading
 from mlxhog.base.durable import disk_errors, replace_file
+from mlxhog.base.paths import names_in_common_folder
 from mlxhog.data.records import Example
 from mlxhog.errors import DataError, did_you_mean, message_of
 
@@ -49,7 +51,7 @@ _KEPT_BYTES = 1 << 21  # a text up to this size may be cut again
 _SAMPLE_BYTES = 65_536
 _TAIL = 0.08
 _MAX_TURNS = 255
-_MAX_COMPARED = 5000  # parts of a file; of longer ones the place counts
+_MAX_COMPARED = 5000  # parts of a file between equal ends; of more the place counts
 MAX_FILE_BYTES = 1 << 31  # of `FILE`, also unpacked: 10 bytes for each of 200 million parts
 _TYPES = "uint64 bool uint8".split()
 
@@ -319,6 +321,12 @@ def _cell_of(scan: Scan, *, at_any_share: bool = False) -> int | None:
 # -- the text of an earlier run --------------------------------------------------------------------
 
 
+def _n_equal(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> int:
+    """Return the number of equal first elements."""
+    n = min(len(one), len(other))
+    return int(np.argmin(np.append(one[:n] == other[:n], False)))
+
+
 @dataclass(frozen=True)
 class KnownText:
     """The text of a run, by the digests of its parts, in the run's folder.
@@ -397,25 +405,33 @@ class KnownText:
         return here / max(1, len(self.digests))
 
     def edited(self, scan: Scan, digests: NDArray[np.uint64]) -> dict[int, bool]:
-        """Return the sides of unknown parts in place of known ones in a file of the same name."""
-        old, first = dict[str, slice](), 0
-        for name, end in self.files:
-            old[name], first = slice(first, end), end
-        edited, first, ends = dict[int, bool](), 0, [0, *scan.ends]
-        for name, end in scan.files:
-            new, was = digests[first : ends[end]].tolist(), old.get(name, slice(0))
-            before, at, first = self.digests[was].tolist(), first, ends[end]
-            sides = self.split.validation[was]
-            if before == new[: len(before)]:
-                continue
-            matcher = SequenceMatcher(None, before, new, False)
-            is_short = max(len(before), len(new)) <= _MAX_COMPARED
-            whole = ("replace", 0, len(before), 0, len(new))
-            codes = list[Any](matcher.get_opcodes() if is_short else [whole])
+        """Return the sides of unknown parts in place of missing ones in a file of the same name.
+
+        If no file is where it was, names in the common folder count.
+        """
+        there, here = ([name for name, _ in files] for files in (self.files, scan.files))
+        if not any(os.path.isabs(name) for name in {*there} & {*here}):  # the text was moved
+            of_old, of_new = names_in_common_folder(there), names_in_common_folder(here)
+            there, here = [of_old[name] for name in there], [of_new[name] for name in here]
+        old, first = dict[str, tuple[int, int]](), 0
+        for name, (_, end) in zip(there, self.files, strict=True):
+            old[name], first = (first, end), end
+        is_new, is_missing = ~self.look_up(digests)[0], ~np.isin(self.digests, digests)
+        edited, end, ends = dict[int, bool](), 0, [0, *scan.ends]
+        for name, (_, document) in zip(here, scan.files, strict=True):
+            (was, was_end), at, end = old.get(name, (0, 0)), end, ends[document]
+            n = _n_equal(self.digests[was:was_end], digests[at:end])
+            was, at = was + n, at + n
+            n = _n_equal(self.digests[was:was_end][::-1], digests[at:end][::-1])
+            before, now = self.digests[was : was_end - n].tolist(), digests[at : end - n].tolist()
+            codes: list[Any] = [("replace", 0, len(before), 0, len(now))]
+            if before and max(len(before), len(now)) <= _MAX_COMPARED:
+                codes = SequenceMatcher(None, before, now, False).get_opcodes()
             for kind, a, b, i, j in codes:
-                if kind == "replace":
-                    own = np.minimum(np.arange(j - i) + a, b - 1)  # further ones are as the last
-                    edited |= dict(zip(range(at + i, at + j), sides[own].tolist(), strict=True))
+                if kind == "replace":  # parts beyond the old ones have no side yet
+                    places = zip(range(was + a, was + b), range(at + i, at + j), strict=False)
+                    both = ((k, m) for k, m in places if is_missing[k] and is_new[m])
+                    edited |= {m: bool(self.split.validation[k]) for k, m in both}
         return edited
 
     def write(self, folder: Path) -> None:

@@ -416,7 +416,12 @@ def _open(path: Path) -> Iterator[BinaryIO]:
                     file.read(len(codecs.BOM_UTF8))
                 reading.refuse_lfs_pointer(path, file.peek(HEAD_BYTES), DataError)
                 yield file
-        except (OSError, EOFError, lzma.LZMAError, zlib.error, MemoryError) as error:
+        except MemoryError as error:
+            raise EnvironmentLacks(
+                f"{path} needs more memory to be read ({message_of(error)}); free some, or divide "
+                "the file"
+            ) from error
+        except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
             raise DataError(
                 f"{path} is cut short or damaged ({message_of(error)}); fetch it again"
             ) from error

@@ -268,6 +268,7 @@ def _depths(lengths: NDArray[np.int64], total: int) -> NDArray[np.int64]:
     >>> _depths(np.array([3, 100, 1, 100]), 25).tolist()
     [3, 11, 1, 10]
     """
+    total = min(total, int(lengths.sum()))  # a tokenizer may shorten the text
     ascending = np.sort(lengths)
     others = len(lengths) - np.arange(len(lengths))
     before = np.concatenate([[0], np.cumsum(ascending)[:-1]])

@@ -131,6 +131,18 @@ def test_what_cannot_be_read_or_has_an_odd_name_is_skipped_and_named(tmp_path, m
         assert text in note
 
 
+@each_of("name", [b"caf\xe9.txt", b"caf\xe9/a.txt"])
+def test_text_at_a_path_that_is_not_utf8_is_refused_before_it_is_read(tmp_path, name):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"lock free " * 99)
+    spec = path if path.parent == tmp_path else path.parent
+    with pytest.raises(DataError, match=r"/caf\\xe9\S* is not UTF-8; rename it, or name a link"):
+        prepare(str(spec))
+    (link := tmp_path / "link").symlink_to(spec)
+    assert prepare(str(link)).n_bytes == 990
+
+
 @pytest.mark.parametrize("system", ["darwin", "linux"])
 def test_a_folder_that_macos_protects_is_named_with_the_setting_that_opens_it(
     system, tmp_path, monkeypatch
@@ -294,6 +306,8 @@ def test_several_texts_are_one_corpus_each_of_which_is_read_as_alone(tmp_path, m
     assert corpora.full_path("notes\nsotu") == f"{tmp_path / 'notes'}\nsotu"
     assert corpora.full_path("notes\n\nsotu\n") == f"{tmp_path / 'notes'}\nsotu"  # of YAML
     assert corpora.full_path("sotu") is None
+    assert corpora.full_path("hf:talks,a\nhf:b,c") == f"hf:{tmp_path / 'talks'},a\nhf:b,c"
+    assert corpora.full_path("hf:b,c") is None
     assert corpora.find("sotu\n").source == "sotu"
     assert [corpora.is_missing(spec) for spec in ("notes\nsotu\n", "notes\nb")] == [False, True]
 

@@ -241,6 +241,13 @@ def test_a_package_that_is_missing_is_named_with_its_command(tmp_path, monkeypat
             documents_of(corpora.find(str(spec)))
 
 
+def test_a_lack_of_memory_is_no_damage_of_the_file(tmp_path, monkeypatch):
+    written(tmp_path, {"a.jsonl": LINES, "b.txt": "good"})
+    monkeypatch.setattr(textfiles, "_json", Mock(side_effect=MemoryError))
+    with pytest.raises(EnvironmentLacks, match=r"a\.jsonl needs more memory"):
+        read(tmp_path / "a.jsonl")
+
+
 def test_a_python_without_xz_is_one_sentence():
     code = "import sys; sys.modules['_lzma'] = None; from mlxhog.cli import main; "
     code += "sys.exit(main(['train', '--steps', '1', '--dry-run']))"

@@ -28,6 +28,16 @@ def sides(documents, val="hash", known=None, **options):
     return dict(zip(documents, chosen.validation.tolist(), strict=True))
 
 
+def in_a_file(rows):
+    scan = scanned(rows)
+    scan.files.append(("/home/a/rows.jsonl", scan.n_documents))
+    return scan
+
+
+def known_file(rows):
+    return KnownText.of(scan := in_a_file(rows), choose("hash", scan, known=None, **NEITHER), None)
+
+
 def notes(n, seed=0):
     rng = np.random.default_rng(seed)
     return [b"%d " % k * int(rng.integers(20, 200)) for k in rng.permutation(10**6)[:n].tolist()]
@@ -101,6 +111,59 @@ def test_known_text_keeps_its_side_when_edited_and_what_was_trained_on_is_not_va
     third = prepare(str(folder), known=second.text)
     assert (third.added, third.text.others) == (None, second.text.others)
     assert known.sides().items() <= third.text.sides().items()  # also of text that is gone
+
+
+@each_of("last", [True, False])
+@each_of("compared", [100, 5000])
+def test_a_file_that_is_edited_and_grows_or_is_replaced_has_the_usual_share_of_validation_text(
+    last, compared, monkeypatch
+):
+    monkeypatch.setattr(split, "_MAX_COMPARED", compared)
+    own = sides(notes(400))
+    rows, new = sorted(own, key=lambda one: own[one] == last), notes(1600, seed=1)
+    known = known_file(rows)
+    for after, first in (([b"edited", *rows[1:], *new], len(rows)), (new, 0)):
+        chosen = choose("hash", scan := in_a_file(after), known=known, resumes=True, **NEITHER)
+        assert 1 / 18 < chosen.validation[first:].mean() < 1 / 8
+        if first:
+            assert chosen.validation[:first].tolist() == [own[one] for one in rows]
+            assert known.kept(scan) == 1
+
+
+@each_of("compared", [100, 5000])
+def test_rows_that_move_in_a_file_are_not_edited_and_keep_their_side(compared, monkeypatch):
+    monkeypatch.setattr(split, "_MAX_COMPARED", compared)
+    own, new = sides(rows := notes(400)), notes(200, seed=1)
+    known = known_file(rows)
+    for after, kept in (
+        (rows[::-1], 1),
+        (sorted(rows), 1),
+        ([*new, *rows], 1),
+        ([new[0], *rows, new[1]], 1),
+        (rows[1:], 399 / 400),
+        ([*rows[200:], *new], 1 / 2),
+    ):
+        chosen = choose("hash", scan := in_a_file(after), known=known, resumes=True, **NEITHER)
+        assert (chosen.seen, known.kept(scan)) == (0, kept)
+        now = dict(zip(after, chosen.validation.tolist(), strict=True))
+        assert {one: side for one, side in now.items() if one in own}.items() <= own.items()
+
+
+def test_edited_text_keeps_its_side_from_another_folder_and_when_it_was_moved(
+    tmp_path, monkeypatch
+):
+    documents = {f"a/n{k:02}.md": text for k, text in enumerate(notes(60))}
+    edited = {name: b"edited " + text for name, text in documents.items()}
+    written(tmp_path / "text", documents)
+    monkeypatch.chdir(tmp_path)
+    first = prepare("text")
+    written(tmp_path / "text", edited)
+    written(tmp_path / "moved", edited)
+    monkeypatch.chdir("/")
+    for folder in ("text", "moved"):
+        now = prepare(str(tmp_path / folder), known=first.text, resumes=True)
+        assert now.kept == 1
+        assert np.array_equal(now.text.split.validation, first.text.split.validation)
 
 
 def test_a_note_says_how_much_of_a_score_is_of_text_that_the_weights_have_seen(tmp_path):

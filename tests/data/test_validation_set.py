@@ -125,6 +125,12 @@ def test_a_part_is_of_sixteen_documents_or_more_and_the_same_again(tmp_path):
     assert chosen != list(range(16))
 
 
+def test_a_part_of_text_that_the_tokenizer_shortens_is_all_of_it_if_there_is_no_more(tmp_path):
+    file = token_file(tmp_path, documents := [b"a" * 50_000, *[b"b" * 1000] * 10])
+    file.header["bytes"] += 10_000  # of the text before the tokenizer changed it
+    assert beginnings(validation_set.subset(file, 65_536)) == documents
+
+
 def test_tokenizers_cut_the_same_documents_at_the_same_bytes(tmp_path):
     documents = [f"{k:02d} never wait, add without a lock. ".encode() * 40 for k in range(30)]
     words = build("bpe:300", lambda: iter(documents))

@@ -228,7 +228,7 @@ class Resumption:
                 "--follow FOLDER"
             )
         if self.text == "changed":
-            yield "text of the run was edited or removed, so a new epoch begins"
+            yield "the text of the run has changed, so a new epoch begins"
 
 
 def stored_options(run: Run) -> dict[str, Any]:

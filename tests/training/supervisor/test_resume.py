@@ -266,7 +266,7 @@ def test_edited_text_keeps_its_side_and_begins_an_epoch_and_mostly_other_text_is
         (text / f"{k:02}.txt").write_text("".join(edits[: 2 + k % 2][k % 2 :]))
     plan, now, said = resumed_plan(tmp_path, first.run)
     assert now == validation
-    assert "a new epoch begins" in said
+    assert "the text of the run has changed, so a new epoch begins" in said  # edited or not
     position = plan.resumption.position(plan.layout.n_tickets, 2)
     assert (position["epoch"], position["watermark"]) == (1, 0)
     for k in range(8):
@@ -337,6 +337,19 @@ def test_a_run_whose_text_is_gone_says_where_it_was_and_the_way_out(tmp_path, mo
     stored.write_status({"status": "done"})
     with pytest.raises(DataError, match=f"is not at {tmp_path}/notes; .*--data PATH"):
         stored.options()
+
+
+def test_a_data_set_in_a_relative_folder_is_found_from_elsewhere_and_never_on_the_hub(tmp_path):
+    stored = run.Run(tmp_path / "runs" / "20260101-000000-squad")
+    stored.checkpoints.mkdir(parents=True)
+    stored.config_path.write_text("data: hf:squad,plain\n")
+    assert stored.options()["data"][0] == "hf:squad,plain"  # of the hub
+    full = f"hf:{tmp_path / 'squad'},plain"
+    stored.write_status({"status": "done", "data_path": full})
+    with pytest.raises(DataError, match=f"data hf:squad,plain, is not at {full}; put it back"):
+        stored.options()
+    (tmp_path / "squad").mkdir()
+    assert stored.options()["data"][0] == full
 
 
 @pytest.mark.slow
