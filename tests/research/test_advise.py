@@ -36,7 +36,7 @@ def profile(times, sync_s=0.002, **known):
     return Profile(workers=workers, alone=alone, sync_s=sync_s, **known)
 
 
-SLOW, CROWDED = times_of("constant", 1.0), times_of("constant", 0.4)
+SLOW, CROWDED, TWICE = (times_of("constant", s) for s in (1.0, 0.4, 0.2))
 ALONE = Worker(name="w", compute=EVEN)
 
 
@@ -52,6 +52,7 @@ ALONE = Worker(name="w", compute=EVEN)
         ([SLOW, *[EVEN] * 3], {}, "hogwild", "one worker is persistently slow"),
         ([SLOW, *[EVEN] * 3], {"batch": 16}, "sync(shares=speed)",
          "one worker is persistently slow"),
+        ([TWICE, EVEN], {"batch": 16}, "sync(shares=speed)", "one worker is persistently slow"),
         ([TAIL] * 4, {}, "hogwild", "stragglers dominate"),
         ([EVEN] * 4, {"sync_s": 0.2}, "local_sgd", "averaging dominates"),
         ([EVEN] * 4, {"sync_s": 0.2, "adaptive": True}, "diloco", "averaging dominates"),
@@ -66,6 +67,14 @@ def test_every_row_of_the_table_decides_where_its_number_says(times, known, name
     assert (advice.first.name, advice.rule.topic) == (name, rule)
     assert advice.rule.because(profile(times, **known))
     assert advice.rule.otherwise
+
+
+@each_of(("sync_s", "steps"), [(0.02, 4), (20.0, 512)])
+def test_the_reason_names_the_local_steps_of_the_flags(sync_s, steps):
+    here = profile([EVEN] * 4, sync_s, adaptive=True)
+    advice = recommend(here)
+    assert advice.first.flags == f"--strategy 'diloco(average_every={steps})'"
+    assert f" {steps} local steps" in advice.rule.because(here)
 
 
 def test_every_arm_of_the_tree_is_a_configuration_that_train_takes():
