@@ -27,6 +27,7 @@ from mlxhog.strategies import Hogwild
 # -- staleness -----------------------------------------------------------------------------------
 
 _MAX_STEPS = 1 << 48  # of a run; a stranger's run may say more
+MIN_STEPS = 20  # of a worker of a command, below which its staleness says little of the run's
 ObservedStaleness = dict[str, Any]
 """A run's `source` ("run" or "probe"), `workers` (their number) and `write` option; the
 distribution over `all` steps and `by_worker`, as of `Staleness`; the `histogram`, staleness ->
@@ -58,9 +59,15 @@ def probe_run(
 
 
 def of_run(run: Run, write: str) -> ObservedStaleness | None:
-    """Read the staleness of the newest command that trained a run; None if it took no step."""
+    """Read the staleness of the newest command that trained a run.
+
+    None if its workers took fewer than `MIN_STEPS` each on average.
+    """
     lines = [line for line in run.read_metrics() if line.get("step")]
-    return _summary("run", asdict(typed.fill(Progress, lines[-1])), write) if lines else None
+    if not lines:
+        return None
+    newest = _summary("run", asdict(typed.fill(Progress, lines[-1])), write)
+    return newest if newest["all"]["steps"] >= MIN_STEPS * max(1, newest["workers"]) else None
 
 
 def _summary(source: str, line: Mapping[str, Any], write: str) -> ObservedStaleness:
