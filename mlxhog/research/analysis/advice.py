@@ -15,7 +15,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.display.views import Tell
 from mlxhog.errors import ConfigError
-from mlxhog.experiments.short_runs import run_shortly
+from mlxhog.experiments.short_runs import PLAIN, run_shortly
 from mlxhog.progress import Progress
 from mlxhog.research.analysis.conflicts import BlockConflicts
 from mlxhog.research.analysis.sampling import StaleGradient
@@ -39,22 +39,21 @@ def probe_run(
 ) -> ObservedStaleness:
     """Train for a few seconds without locks in a temporary folder, and return the staleness.
 
-    The run writes without locks (`write: racy`) and evaluates nothing.
+    The run writes without locks (`write: racy`) and evaluates nothing. Stragglers are those of the
+    configuration if the workers are.
     """
-    own = config.strategy
-    result, _ = run_shortly(
-        config,
-        tell,
-        seconds=seconds,
-        min_steps=1,
-        flag="--time",
-        strategy=own.lock_free() if isinstance(own, Hogwild) else Hogwild(),
-        workers=workers,
-        read="snapshot",
-        max_workers=None if config.max_workers is None else max(2, config.max_workers),
-        write="racy",
-        gpu_write="cpu",
-    )
+    own, most = config.strategy, config.max_workers
+    chosen = {
+        **PLAIN,
+        "strategy": own.lock_free() if isinstance(own, Hogwild) else Hogwild(),
+        "workers": workers,
+        "overlap": config.overlap,
+        "max_workers": None if most is None else max(2, most),
+        "write": "racy",
+        "gpu_write": "cpu",
+        "inject_stragglers": config.inject_stragglers if workers == config.workers else None,
+    }
+    result, _ = run_shortly(config, tell, seconds=seconds, min_steps=1, flag="--time", **chosen)
     return _summary("probe", asdict(result), "racy")
 
 

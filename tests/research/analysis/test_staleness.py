@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.checkpoint.run import Run
+from mlxhog.experiments import short_runs
 from mlxhog.research.analysis.advice import of_run, probe_run
 from mlxhog.research.simulator import Staleness
 from tests.pairs import each_of
@@ -58,6 +59,31 @@ def test_a_resumed_command_of_few_steps_says_nothing_of_the_staleness_of_a_run(t
     trained = line(mlx={0: 20, 1: 10}, torch={1: 30})
     assert of_run(metrics(tmp_path, trained), "lossless")["all"]["mean"] == 40 / 60
     assert of_run(metrics(tmp_path, trained, line(mlx=newest, torch={})), "lossless") is None
+
+
+@each_of(
+    "own",
+    [
+        {"determinism": "record"}, {"cluster": "127.0.0.1:8600"}, {"follow": "texts"},
+        {"inject_stragglers": "3=2", "workers": "auto"}, {"report_to": "tensorboard"},
+    ],
+)  # fmt: skip
+def test_a_probe_is_plain_where_its_workers_are_and_reports_to_no_tracker(
+    tmp_path, monkeypatch, own
+):
+    settings = []
+
+    def train(config, observer):
+        settings.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(short_runs, "train", train)
+    config = small_config(tmp_path, **own)
+    with pytest.raises(KeyboardInterrupt):
+        probe_run(config, workers="mlx:cpu*2", seconds=1.0, tell=print)
+    (one,) = settings
+    assert (one.determinism, one.trackers) == ("none", ())
+    assert (one.cluster, one.follow, one.inject_stragglers) == (None, None, None)
 
 
 @pytest.mark.slow
