@@ -163,6 +163,11 @@ class Control:
     estimate: Estimate
     p: float
 
+    @property
+    def kind(self):
+        """Which of the two the estimate is."""
+        return "ratio" if isinstance(self.estimate, Ratio) else "difference"
+
     @classmethod
     def of(cls, name, own, again):
         """Compare an arm with itself."""
@@ -256,7 +261,8 @@ class Findings:
         if ended == SUPPORTED and wrong:
             ended = INCONCLUSIVE  # it tells equal arms apart, for an unknown cause
         comparisons = [
-            {"name": one.name, **one.estimate.to_json(), "p": one.p} for one in self.controls
+            {"name": one.name, "kind": one.kind, **one.estimate.to_json(), "p": one.p}
+            for one in self.controls
         ]
         return {
             "verdict": ended, "claims": [claim.to_json() for claim in self.claims],

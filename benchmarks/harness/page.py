@@ -16,7 +16,7 @@ from harness.claims import NOT_MEASURED, SEVERITY, WORDS, Claim
 from harness.estimates import ROUNDING, Share
 from harness.machine import ROOT, defaults_digest
 from harness.picture import picture
-from harness.verdicts import Expected, Family, interval_of, named
+from harness.verdicts import Expected, Family, control_ratios, interval_of, named
 
 CLAIMS = ROOT / "benchmarks" / "claims.yaml"
 RESULTS = ROOT / "benchmarks" / "results"
@@ -126,12 +126,14 @@ def first(result, start):
 def ratio(result, start):
     """A ratio and the ends of its interval; None where there is none."""
     one = first(result, start)
-    return one and (one["value"], *(interval_of(one) or (one["value"], one["value"])))
+    if one is None or one["value"] is None:
+        return None
+    return one["value"], *(interval_of(one) or (one["value"], one["value"]))
 
 
 def cell(quantity, *, inverse=False):
     """A value with its interval and n, or a dash."""
-    if quantity is None:
+    if quantity is None or quantity["value"] is None:
         return "-"
     values = [quantity["value"], *(interval_of(quantity) or ())]
     if inverse:
@@ -253,11 +255,11 @@ def farthest(quantities, verdicts, expected):
 
 def noise(result, quantities):
     """How far equal arms are apart (A/A), in the sentence of a number with an interval."""
-    controls = [one for one in result["controls"]["comparisons"] if one["value"] > 0]
+    controls = control_ratios(result)
     if not controls or not any(map(interval_of, quantities)):
         return ""
     one = max(controls, key=lambda one: abs(math.log(one["value"])))
-    ends = f" ({one['low']:.3f} to {one['high']:.3f})"
+    ends = "" if one["low"] is None else f" ({one['low']:.3f} to {one['high']:.3f})"
     return f"; A/A, {one['name']}, ratio {one['value']:.3f}{ends}"
 
 

@@ -110,12 +110,24 @@ def p_value(quantity, bound):
     return float(2 * stats.t.sf(distance / error, (quantity.get("n") or 1) - 1))
 
 
+def control_ratios(result):
+    """The A/A arms whose estimate is a ratio; not a difference, and not without a value.
+
+    Earlier results do not say which it is, but the interval of a ratio is above 0.
+    """
+    every = result.get("controls", {"comparisons": []})["comparisons"]
+    return [
+        one for one in every
+        if one.get("kind", "ratio") == "ratio"
+        and (one["value"] or 0) > 0 and (one.get("low") or 1) > 0
+    ]  # fmt: skip
+
+
 def spread_of(result):
     """By which factor equal arms differ at most; 1 unless the script tells them from each other."""
-    controls = result.get("controls", {"comparisons": [], "false_verdicts": 0})
-    ratios = [one["value"] for one in controls["comparisons"] if one["value"] > 0]
-    if not controls["false_verdicts"]:
+    if not result.get("controls", {"false_verdicts": 0})["false_verdicts"]:
         return 1.0
+    ratios = [one["value"] for one in control_ratios(result)]
     return max((max(ratio, 1 / ratio) for ratio in ratios), default=1.0)
 
 

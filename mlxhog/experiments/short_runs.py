@@ -23,14 +23,11 @@ from mlxhog.errors import WorkerFailed
 from mlxhog.progress import Progress, Result
 from mlxhog.training.supervisor import training as runs
 
+_OF_STRATEGY = ("max_workers", "read", "overlap", "determinism", "follow")
 PLAIN: dict[str, Any] = {
-    **{
-        one.name: one.default
-        for one in options(TrainConfig).values()
-        if one.group in ("strategy", "sparse")
-        and one.name not in ("write", "gpu_write", "sampled_softmax")
-    },
-    "max_workers": None,
+    one.name: one.default
+    for one in options(TrainConfig).values()
+    if one.name in _OF_STRATEGY or one.group == "cluster"
 }
 """Defaults of options that a run with another strategy leaves out."""
 
@@ -82,7 +79,8 @@ def run_shortly(
     """
     for _ in range(MAX_TRIES):
         with tempfile.TemporaryDirectory(prefix="mlxhog-short-") as folder:
-            settings = settings_for(config, folder, "short", **chosen, time=seconds)
+            chosen |= {"time": seconds, "report_to": "none"}
+            settings = settings_for(config, folder, "short", **chosen)
             result = train(settings, lambda now: tell(f"{now.step} steps"))
             times = Run(Path(result.run)).read_times()
         least = min((one["steps"] for one in times), default=0)

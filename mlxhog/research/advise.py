@@ -14,6 +14,7 @@ from mlxhog import optim
 from mlxhog.arena.child import Child, Lane
 from mlxhog.base import machine
 from mlxhog.base.load import Load, LoadWatch
+from mlxhog.config.config import TrainConfig
 from mlxhog.display.views import TellStep, numbered
 from mlxhog.errors import ConfigError, Diverged
 from mlxhog.experiments import CompareConfig
@@ -26,13 +27,31 @@ from mlxhog.research.analysis.analyze import plan_of, subject_of, tickets, worke
 from mlxhog.research.analysis.conflicts import call_child, max_samples, measure
 from mlxhog.research.analysis.sampling import Subject, Ticket, source
 from mlxhog.research.simulator.machine import Worker, worker_of
-from mlxhog.research.workload import Arm, Profile, recommend, rounds_of
-from mlxhog.strategies import Hogwild, Serial, Sync
+from mlxhog.research.workload import CANDIDATES, Arm, Profile, recommend, rounds_of
+from mlxhog.strategies import Hogwild, Serial, Strategy, Sync
 
 # -- a profile -------------------------------------------------------------------------------------
 
 
 MIN_STEPS = 8  # steps of every worker that a short run needs for its times
+
+
+def options_of(strategy: Strategy, alone: str) -> dict[str, Any]:
+    """Return the options of a run with this strategy; that of one process has the worker `alone`.
+
+    Stragglers are injected into runs of several workers only.
+    """
+    of_one = {"workers": alone, "inject_stragglers": None} if strategy.one_process else {}
+    return {**PLAIN, "strategy": strategy, **of_one}
+
+
+def takes(config: TrainConfig, strategy: Strategy) -> bool:
+    """Whether the other options allow this strategy."""
+    try:
+        replace(config, **options_of(strategy, config.workers))
+    except ConfigError:
+        return False
+    return True
 
 
 def measured_profile(target: AnalysisTarget, how: AdviseConfig, tell: TellStep) -> Profile:
@@ -51,7 +70,7 @@ def measured_profile(target: AnalysisTarget, how: AdviseConfig, tell: TellStep) 
         )
     subject = subject_of(target, plan_of(target, AnalyzeConfig()))
 
-    def short(part: str, **chosen: Any) -> tuple[list[Worker], float]:
+    def short(part: str, strategy: Strategy, **more: Any) -> tuple[list[Worker], float]:
         tell(part, "starting")
         result, times = run_shortly(
             target.config,
@@ -59,14 +78,15 @@ def measured_profile(target: AnalysisTarget, how: AdviseConfig, tell: TellStep) 
             seconds=how.measure,
             min_steps=MIN_STEPS,
             flag="--measure",
-            **{**PLAIN, **chosen},
+            **options_of(strategy, one),
+            **more,
         )
         return [worker_of(one) for one in times], result.steps / result.seconds
 
     one = workers[0].backend
-    together, _ = short(f"{len(workers)} workers, lock-free", strategy=Hogwild())
-    (alone,), _ = short("one worker", strategy=Serial(), workers=one, threads=workers[0].threads)
-    in_rounds, rounds_per_s = short(f"{len(workers)} workers, synchronous", strategy=Sync())
+    together, _ = short(f"{len(workers)} workers, lock-free", Hogwild())
+    (alone,), _ = short("one worker", Serial(), threads=workers[0].threads)
+    in_rounds, rounds_per_s = short(f"{len(workers)} workers, synchronous", Sync())
     slowest_s = float(rounds_of(in_rounds, target.config.seed).max(axis=0).mean())
     drawn = tickets(
         subject.plan.batches().n_tickets, min(how.samples, max_samples(subject)), target.config.seed
@@ -131,7 +151,8 @@ def decide(arms: tuple[Arm, Arm], pairs: Sequence[RunPair], load: Load) -> dict[
 
     The `difference` of bits per byte, second less first, has a 95 % interval, `low` to `high`. The
     `winner` of a `tie` is the first arm that repeats. If a busy machine makes the trial
-    `inconclusive`, which has the load, the first arm wins.
+    `inconclusive`, which has the load, the first arm wins. But if one arm diverged in more runs,
+    the other wins.
 
     Raises:
         Diverged: every run of both arms diverged.
@@ -149,6 +170,9 @@ def decide(arms: tuple[Arm, Arm], pairs: Sequence[RunPair], load: Load) -> dict[
     steps, inconclusive = [[run.steps for run in side] for side in runs], None
     if load.busy and any(max(each) > UNEVEN * min(each) for each in steps):
         inconclusive, winner, tie = str(load), arms[0], True
+    diverged = [sum(run.status == "diverged" for run in side) for side in runs]
+    if diverged[0] != diverged[1]:
+        winner, tie = arms[int(diverged[0] > diverged[1])], False
     return {
         "names": [arm.name for arm in arms],
         "seconds": [sum(run.seconds for run in side) for side in runs],
@@ -175,7 +199,7 @@ def try_both(target: AnalysisTarget, arms: tuple[Arm, Arm], tell: TellStep) -> d
     with tempfile.TemporaryDirectory(prefix="mlxhog-advise-") as folder:
 
         def side(arm: Arm) -> Side:
-            how = {**PLAIN, "strategy": arm.strategy, "workers": arm.workers or config.workers}
+            how = {**options_of(arm.strategy, arm.workers), "report_to": "none"}
             own = settings_for(config, folder, "advise", **how, schedule="constant")
             return Side(arm.name, own)
 
@@ -203,7 +227,8 @@ def advise_on(
     tell = numbered(tell, PROFILE_PARTS + (TRIAL_PARTS if tries else 0))
     watch = LoadWatch()
     profile = measured_profile(target, options, tell)
-    load, choice = watch.look(), recommend(profile)
+    load = watch.look()
+    choice = recommend(profile, [one for one in CANDIDATES if takes(target.config, one)])
     arm, trial, inconclusive = choice.first, None, str(load) if load.busy else None
     if tries and choice.second is not None:
         both = arm, choice.second

@@ -136,7 +136,7 @@ STRATEGY_RULES = (
         lambda p: (DiLoCo(), LocalSGD(), Hogwild()) if p.adaptive else (LocalSGD(), Hogwild()),
         lambda p: (
             f"barrier and average cost {p.overhead:.0%} of a gradient; after {p.period} local "
-            "steps averaging takes a tenth of the time"
+            "steps averaging takes at most a tenth of the time"
         ),
         "a cheaper barrier",
     ),

@@ -33,7 +33,7 @@ from mlxhog.training.plan import strategy_rule
 
 ROUNDS = 4000  # simulated steps for the mean of the slowest gradient
 LASTING = 1.5
-"""Mean time of the slowest worker over the median one's above which it is a slow worker."""
+"""Mean time of the slowest worker over the median of the others above which it is a slow worker."""
 
 SIMULATED = 3000  # gradients of a prediction
 MERGE_SHARE = 0.1  # largest share of the time that merges of local steps may take
@@ -129,13 +129,18 @@ class Profile:
         """The rank of a worker that is always slow; None without one."""
         means = [worker.compute.mean_s for worker in self.workers]
         rank = int(np.argmax(means))
-        return rank if means[rank] > LASTING * float(np.median(means)) else None
+        others = np.delete(means, rank)
+        slow = others.size > 0 and means[rank] > LASTING * float(np.median(others))
+        return rank if slow else None
 
     @property
     def period(self) -> int:
-        """H: local steps after which a merge takes no more than `MERGE_SHARE` of the time."""
+        """H: local steps after which a merge takes no more than `MERGE_SHARE` of the time.
+
+        At least `MIN_PERIOD`; at most `MAX_PERIOD`, even if a merge takes more then.
+        """
         steps = self.overhead * (1 - MERGE_SHARE) / MERGE_SHARE
-        return max(1, math.ceil(steps - 1e-9))
+        return min(MAX_PERIOD, max(MIN_PERIOD, math.ceil(steps - 1e-9)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers, for --json."""
@@ -203,8 +208,7 @@ def arms(profile: Profile, strategies: Collection[Strategy] = CANDIDATES) -> dic
     shares = (profile.count + 1) / (2 * profile.count) + 1
     own_s = shares * worker.read_s + worker.apply_s / profile.count
     barrier_s = max(0.0, profile.sync_s - own_s)
-    period = min(MAX_PERIOD, max(MIN_PERIOD, profile.period))
-    known = {}
+    period, known = profile.period, dict[Strategy, Arm]()
     for kind in strategies:
         strategy = replace(kind, average_every=period) if isinstance(kind, Averaged) else kind
         workers = profile.backend if strategy.one_process else ""

@@ -13,6 +13,7 @@ import yaml
 from harness import claims, estimates, page, verdicts
 from training import race
 
+from mlxhog.base import plain_json
 from tests.pairs import each_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,6 +173,38 @@ def test_comparisons_of_a_script_are_corrected_together_and_equal_arms_widen_the
     assert family(near, *barely, expected=below).verdict(near, below) == "inconclusive"
     controls = {"comparisons": [{"name": "arm", "value": 1 / 1.05}], "false_verdicts": 1}
     assert family(near, expected="> 1", controls=controls).verdict(near, "> 1") == "inconclusive"
+
+
+def recorded(*controls):
+    """A result of two ratios, one of which has no value, and of these A/A arms."""
+    findings = claims.Findings()
+    findings.at_least("x", estimates.Ratio.of([2.0, 2.1, 2.2], [1.0] * 3), 1.1)
+    findings.at_least("never", estimates.Ratio.of([2.0, math.inf], [1.0] * 2), 1.1)
+    for own, again in controls:
+        findings.same("arm", own, again)
+    return json.loads(plain_json.dumps(findings.judged(0.0).to_json()))
+
+
+def test_an_arm_that_did_not_reach_its_goal_has_a_dash_and_no_ratio():
+    result = recorded(([1.0, math.inf, 2.0], [1.0, 1.0, 2.0]))
+    assert result["controls"]["comparisons"][0]["value"] is None
+    assert verdicts.spread_of(result) == 1.0
+    assert page.noise(result, result["claims"]) == ""
+    assert page.cell(page.first(result, "never")) == "-"
+    assert page.ratio(result, "never") is None
+
+
+def test_an_arm_whose_values_are_not_above_zero_differs_by_a_difference_and_not_by_a_ratio():
+    result = recorded(([0.1, 0.11, 0.1, 0.12, 0.0], [0.05, 0.06, 0.05, 0.06, -0.05]))
+    assert result["controls"]["false_verdicts"] == 1
+    assert verdicts.spread_of(result) == 1.0
+    assert page.noise(result, result["claims"]) == ""
+    earlier = {"name": "arm", "value": 0.04, "low": -0.07, "high": 0.15}
+    result["controls"]["comparisons"] = [earlier]
+    assert page.noise(result, result["claims"]) == ""
+    result = recorded(([1.2, 1.21, 1.2], [1.0] * 3))
+    assert verdicts.spread_of(result) == pytest.approx(1.2, rel=0.01)
+    assert "A/A, arm, ratio 1.203" in page.noise(result, result["claims"])
 
 
 def test_a_count_is_compared_and_a_time_without_interval_decides_nothing():

@@ -20,7 +20,7 @@ from mlxhog.research.simulator.strategies import (
     SimulatedSync,
 )
 from mlxhog.research.simulator.times import times_of
-from mlxhog.research.simulator.what_if import best_time
+from mlxhog.research.simulator.what_if import SimulateConfig, best_time, compare
 from tests.pairs import each_of
 from tests.tolerances import SIMULATED_RATE
 
@@ -157,6 +157,17 @@ def test_the_others_go_on_when_a_worker_dies_and_it_works_again_when_it_is_back(
         assert min(steps[0], steps[2], steps[3]) > steps[1] > 20
 
 
+@each_of("strategy", [SimulatedLocked(), SimulatedLocked("step"), ParameterServer()])
+def test_a_worker_that_died_in_a_queue_and_returns_soon_holds_up_no_other(strategy):
+    workers = workers_of(4, apply_s=0.2)
+    events = [Event(30.1, 1, joins=False), Event(30.15, 1, joins=True)]
+    with_death, without = (
+        simulate(workers, strategy, updates=400, warmup=0, events=those).gradients_per_s
+        for those in (events, ())
+    )
+    assert with_death == pytest.approx(without, rel=0.02)
+
+
 @pytest.mark.slow
 @each_of("strategy", STRATEGIES)
 def test_random_deaths_never_bring_the_others_to_a_stop(strategy):
@@ -276,3 +287,10 @@ def test_the_time_to_a_loss_is_that_of_the_workers_that_there_are():
         best_time(four, SimulatedHogwild(), BOWL, 400, 1, events) for events in ((), dead)
     )
     assert alone > free
+
+
+def test_a_toy_problem_gives_every_strategy_equally_many_gradients():
+    config = SimulateConfig(
+        workers=8, objective="quadratic", updates=200, strategies="hogwild,local_sgd,sync"
+    )
+    assert [row["target_s"] for row in compare(config)[1]] == [None] * 3

@@ -15,7 +15,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.display.views import Tell
 from mlxhog.errors import ConfigError
-from mlxhog.experiments.short_runs import run_shortly
+from mlxhog.experiments.short_runs import PLAIN, run_shortly
 from mlxhog.progress import Progress
 from mlxhog.research.analysis.conflicts import BlockConflicts
 from mlxhog.research.analysis.sampling import StaleGradient
@@ -27,6 +27,7 @@ from mlxhog.strategies import Hogwild
 # -- staleness -----------------------------------------------------------------------------------
 
 _MAX_STEPS = 1 << 48  # of a run; a stranger's run may say more
+MIN_STEPS = 20  # of a worker of a command, below which its staleness says little of the run's
 ObservedStaleness = dict[str, Any]
 """A run's `source` ("run" or "probe"), `workers` (their number) and `write` option; the
 distribution over `all` steps and `by_worker`, as of `Staleness`; the `histogram`, staleness ->
@@ -38,29 +39,34 @@ def probe_run(
 ) -> ObservedStaleness:
     """Train for a few seconds without locks in a temporary folder, and return the staleness.
 
-    The run writes without locks (`write: racy`) and evaluates nothing.
+    The run writes without locks (`write: racy`) and evaluates nothing. Stragglers are those of the
+    configuration if the workers are.
     """
-    own = config.strategy
-    result, _ = run_shortly(
-        config,
-        tell,
-        seconds=seconds,
-        min_steps=1,
-        flag="--time",
-        strategy=own.lock_free() if isinstance(own, Hogwild) else Hogwild(),
-        workers=workers,
-        read="snapshot",
-        max_workers=None if config.max_workers is None else max(2, config.max_workers),
-        write="racy",
-        gpu_write="cpu",
-    )
+    own, most = config.strategy, config.max_workers
+    chosen = {
+        **PLAIN,
+        "strategy": own.lock_free() if isinstance(own, Hogwild) else Hogwild(),
+        "workers": workers,
+        "overlap": config.overlap,
+        "max_workers": None if most is None else max(2, most),
+        "write": "racy",
+        "gpu_write": "cpu",
+        "inject_stragglers": config.inject_stragglers if workers == config.workers else None,
+    }
+    result, _ = run_shortly(config, tell, seconds=seconds, min_steps=1, flag="--time", **chosen)
     return _summary("probe", asdict(result), "racy")
 
 
 def of_run(run: Run, write: str) -> ObservedStaleness | None:
-    """Read the staleness of the newest command that trained a run; None if it took no step."""
+    """Read the staleness of the newest command that trained a run.
+
+    None if its workers took fewer than `MIN_STEPS` each on average.
+    """
     lines = [line for line in run.read_metrics() if line.get("step")]
-    return _summary("run", asdict(typed.fill(Progress, lines[-1])), write) if lines else None
+    if not lines:
+        return None
+    newest = _summary("run", asdict(typed.fill(Progress, lines[-1])), write)
+    return newest if newest["all"]["steps"] >= MIN_STEPS * max(1, newest["workers"]) else None
 
 
 def _summary(source: str, line: Mapping[str, Any], write: str) -> ObservedStaleness:

@@ -15,6 +15,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.config.config import TrainConfig
 from mlxhog.display.views import TellStep
 from mlxhog.errors import ConfigError, DataError, did_you_mean
+from mlxhog.experiments.short_runs import PLAIN
 from mlxhog.experiments.target import AnalysisTarget
 from mlxhog.models import families
 from mlxhog.optim import SGD, OptimizerComponent
@@ -214,8 +215,9 @@ def _alone(config: TrainConfig, backend: str, optimizer: OptimizerComponent) -> 
         optimizer=optimizer,
         strategy=Serial(predict="none"),
         workers=backend,
-        read="snapshot",
         gpu_write="cpu",
+        inject_stragglers=None,
+        **PLAIN,
     )
 
 

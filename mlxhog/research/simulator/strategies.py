@@ -47,6 +47,11 @@ class Barrier:
         return over
 
 
+def _leave(queue: list[int], worker: WorkerContext) -> None:
+    """Remove a worker's place in a queue, in which it died, before it begins anew."""
+    queue[:] = [rank for rank in queue if rank != worker.rank]
+
+
 def _is_first(queue: list[int], worker: WorkerContext) -> bool:
     """Whether a worker is the first in a queue among those alive."""
     while queue[0] not in worker.sim.alive:
@@ -74,6 +79,7 @@ class SimulatedLocked(SimulatedStrategy):
     scope: str = "apply"  # "apply" locks the addition of a step, "step" all of it
 
     def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
+        _leave(shared, worker)
         while True:
             for part, phases in (("step", worker.gradient), ("apply", worker.write)):
                 if self.scope == part:
@@ -93,6 +99,7 @@ class ParameterServer(SimulatedStrategy):
     """
 
     def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
+        _leave(shared, worker)
         while True:
             yield from worker.gradient()
             yield worker.copy()

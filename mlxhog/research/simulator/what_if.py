@@ -204,18 +204,18 @@ def _row(
     if name == "serial":
         workers = [replace(min(workers, key=lambda worker: worker.step_s), exchange_s=0.0)]
         events = ()
+    per_update = len(workers) if isinstance(strategy, SimulatedSync) else 1  # gradients
+    updates = max(1, config.updates // per_update)
     prediction = simulate(
         workers,
         strategy,
-        updates=max(
-            1, config.updates // (len(workers) if isinstance(strategy, SimulatedSync) else 1)
-        ),
+        updates=updates,
         warmup=0 if events or rounds else None,
         seed=config.seed,
         events=events,
     )
     if config.objective != "none":
-        target_s = best_time(workers, strategy, BOWL, config.updates, config.seed, events)
+        target_s = best_time(workers, strategy, BOWL, updates, config.seed, events)
     return {
         "strategy": name,
         "prediction": asdict(prediction),

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.checkpoint.run import Run
+from mlxhog.experiments import short_runs
 from mlxhog.research.analysis.advice import of_run, probe_run
 from mlxhog.research.simulator import Staleness
+from tests.pairs import each_of
 from tests.training.small import small_config
 
 
@@ -32,21 +34,56 @@ def metrics(folder, *lines):
     return run
 
 
-def test_each_worker_of_a_run_has_its_own_distribution_in_the_newest_command(tmp_path):
-    def line(**histograms):
-        workers = [
-            {"slot": slot, "backend": backend, "steps": sum(histogram.values()),
-             "max_staleness": max(histogram), "staleness": histogram}
-            for slot, (backend, histogram) in enumerate(histograms.items(), start=1)
-        ]  # fmt: skip
-        return {"step": 40, "lost_update_rate": 0.0, "staleness": {}, "workers": workers}
+def line(**histograms):
+    """A line of metrics, by the staleness of each worker."""
+    workers = [
+        {"slot": slot, "backend": backend, "steps": sum(histogram.values()),
+         "max_staleness": max(histogram, default=0), "staleness": histogram}
+        for slot, (backend, histogram) in enumerate(histograms.items(), start=1)
+    ]  # fmt: skip
+    every = sum((Counter(histogram) for histogram in histograms.values()), Counter())
+    return {"step": 60, "lost_update_rate": 0.0, "staleness": every, "workers": workers}
 
+
+def test_each_worker_of_a_run_has_its_own_distribution_in_the_newest_command(tmp_path):
     assert of_run(metrics(tmp_path), "racy") is None
-    run = metrics(tmp_path, line(mlx={9: 30}, torch={4: 10}), line(mlx={0: 29, 1: 1}, torch={8: 4}))
+    run = metrics(tmp_path, line(mlx={9: 30}, torch={4: 10}), line(mlx={0: 39, 1: 1}, torch={8: 4}))
     assert of_run(run, "lossless")["by_worker"] == [
-        {"name": "1 mlx", "steps": 30, "mean": 1 / 30, "p50": 0, "p99": 1, "max": 1},
+        {"name": "1 mlx", "steps": 40, "mean": 1 / 40, "p50": 0, "p99": 1, "max": 1},
         {"name": "2 torch", "steps": 4, "mean": 8.0, "p50": 8, "p99": 8, "max": 8},
     ]
+
+
+@each_of("newest", [{}, {0: 2}], ids=["no step", "two steps"])
+def test_a_resumed_command_of_few_steps_says_nothing_of_the_staleness_of_a_run(tmp_path, newest):
+    trained = line(mlx={0: 20, 1: 10}, torch={1: 30})
+    assert of_run(metrics(tmp_path, trained), "lossless")["all"]["mean"] == 40 / 60
+    assert of_run(metrics(tmp_path, trained, line(mlx=newest, torch={})), "lossless") is None
+
+
+@each_of(
+    "own",
+    [
+        {"determinism": "record"}, {"cluster": "127.0.0.1:8600"}, {"follow": "texts"},
+        {"inject_stragglers": "3=2", "workers": "auto"}, {"report_to": "tensorboard"},
+    ],
+)  # fmt: skip
+def test_a_probe_is_plain_where_its_workers_are_and_reports_to_no_tracker(
+    tmp_path, monkeypatch, own
+):
+    settings = []
+
+    def train(config, observer):
+        settings.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(short_runs, "train", train)
+    config = small_config(tmp_path, **own)
+    with pytest.raises(KeyboardInterrupt):
+        probe_run(config, workers="mlx:cpu*2", seconds=1.0, tell=print)
+    (one,) = settings
+    assert (one.determinism, one.trackers) == ("none", ())
+    assert (one.cluster, one.follow, one.inject_stragglers) == (None, None, None)
 
 
 @pytest.mark.slow
