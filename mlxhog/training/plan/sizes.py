@@ -80,6 +80,20 @@ ROWS: Final = (
     Row(1, 10, "minute", "bpe:1024", 1.612),
     Row(1, 10, "minute", "bpe:4096", 1.613),
     Row(1, 10, "minute-ngrams", "sotu", 1.617),
+    Row(3, 10, "5m", "bpe:1024", 1.376),
+    Row(3, 10, "minute", "bpe:4096", 1.386),
+    Row(3, 10, "minute", "sotu", 1.386),
+    Row(3, 10, "minute-ngrams", "sotu", 1.432),
+    Row(10, 10, "minute", "bpe:4096", 1.212),
+    Row(10, 10, "minute", "sotu", 1.223),
+    Row(10, 10, "minute-ngrams", "sotu", 1.285),
+    Row(10, 10, "5m", "bpe:1024", 1.360),
+    Row(1, 60, "5m", "bpe:1024", 1.591),
+    Row(1, 60, "minute", "bpe:1024", 1.639),
+    Row(1, 60, "minute", "sotu", 1.695),
+    Row(3, 60, "5m", "bpe:1024", 1.359),
+    Row(3, 60, "minute", "sotu", 1.391),
+    Row(3, 60, "minute", "bpe:1024", 1.416),
 )
 
 
