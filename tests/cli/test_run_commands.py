@@ -18,10 +18,12 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.config.sources import read_yaml
 from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.models.adapters import LoRA
+from mlxhog.models.families import init_params
 from tests.cli.command import refused, said, told
 from tests.data.token_files import written
 from tests.display.sample_run import VALIDATION, lines, write_run
-from tests.saved import SMALL, saved_run
+from tests.saved import SMALL, saved_run, write_adapter
 from tests.training.small import mixed_model, small_config
 from tests.words import misread_by_zsh
 
@@ -90,11 +92,23 @@ def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(tmp_path, c
     config = small_config(tmp_path, model=mixed_model(tmp_path), steps=1)
     run = Path(train(config).run)
     record = told(capsys, "show", run.name, "--runs-dir", tmp_path / "runs")
-    assert record["load"].startswith(f"mlxhog.load('{run}'), mlxhog convert {run} DIR --format hf")
+    assert record["load"] == f"mlxhog convert {run} DIR --format hf"
+    shown = " ".join(said(capsys, "show", run.name, "--runs-dir", tmp_path / "runs").out.split())
+    assert f"load mlxhog.load('{run}'), mlxhog convert {run} DIR --format hf" in shown
+
+
+def test_show_of_a_run_with_an_adapter_says_how_it_is_merged(tmp_path, capsys):
+    run, adapted = saved_run(tmp_path, "run"), replace(SMALL, adapter=LoRA(rank=3))
+    write_model(run.architecture, SMALL, ByteTokenizer())
+    run.config_path.write_text("steps: 1\n")
+    (run.model / "model.safetensors").unlink()
+    write_adapter(run.model, adapted, init_params(adapted, 1), base="base")
+    load = f"mlxhog convert {run.directory} DIR --merge --format hf"
+    assert told(capsys, "show", run.directory)["load"] == load
 
 
 def test_show_names_transformers_only_for_a_model_that_it_computes_as_we_do(tmp_path, capsys):
-    for k, (resets, says) in enumerate([(False, "transformers.Auto"), (True, "mlxhog.load(")]):
+    for k, (resets, says) in enumerate([(False, "transformers.Auto"), (True, "mlxhog convert ")]):
         model = replace(SMALL, reset_at_document_boundaries=resets, bos_token_id=256)
         run = saved_run(tmp_path, f"run-{k}", model)
         write_model(run.architecture, model, ByteTokenizer())
