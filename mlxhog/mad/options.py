@@ -18,6 +18,8 @@ from mlxhog.optim import DEFAULT, AdamW, Decayed, OptimizerComponent
 
 DEFAULT_SEED: Final = 12345
 """Seed of a candidate's run, and the first of several."""
+MAX_SEEDS: Final = 1000
+"""Largest number of seeds; a larger one is probably meant as a seed."""
 
 PUBLISHED: Final = AdamW(beta2=0.999, weight_decay=0.0)
 """The benchmark's optimizer, without weight decay; suites `lite` and `full` use it."""
@@ -137,6 +139,8 @@ def read_seeds(text: str) -> tuple[int, ...]:
     except ValueError:
         numbers = []
     if "," not in text and numbers:
+        if numbers[0] > MAX_SEEDS:
+            raise ValueError(f"give at most {MAX_SEEDS} seeds; for one seed write {numbers[0]},")
         numbers = [*range(DEFAULT_SEED, DEFAULT_SEED + numbers[0])]
     is_legal = numbers and len({*numbers}) == len(numbers)
     if not is_legal or not 0 <= min(numbers) <= max(numbers) < 2**32:

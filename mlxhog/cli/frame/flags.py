@@ -266,7 +266,7 @@ class Flags:
         return "" if self._arguments else self._otherwise
 
     def _help(self, *, everything: bool) -> str:
-        width = min(shutil.get_terminal_size().columns, WIDTH) - 2
+        width = max(min(shutil.get_terminal_size().columns, WIDTH) - 2, COLUMN)
         shown, groups = self.specs(), dict[str, list[tuple[str, str]]]()
         n_flags = len(shown) - len(self._arguments) + 2  # with --help and --help-all
         if everything:
