@@ -6,6 +6,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, Final
 
+from mlxhog.base.paths import read_path
 from mlxhog.base.plain_yaml import assignments
 from mlxhog.base.quantities import Interval, parse_number
 from mlxhog.config.components import STRATEGIES
@@ -327,7 +328,9 @@ class ExecutionConfig(ConfigBase):
         Interval(), "budget of the whole study: candidates (40), or time (2h)", unit="candidates",
         group=_GROUP,
     )  # fmt: skip
-    studies_dir: str = option("studies", "folder that holds the studies", group=_GROUP)
+    studies_dir: str = option(
+        "studies", "folder that holds the studies", group=_GROUP, reads=read_path
+    )
 
     def __post_init__(self) -> None:
         """Check the values together."""

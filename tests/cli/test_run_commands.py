@@ -131,6 +131,17 @@ def test_the_next_lines_of_a_run_without_a_checkpoint_can_be_pasted(tmp_path, ca
     assert "it has no checkpoint, so mlxhog train begins again\nnext: " in out
 
 
+def test_plot_and_report_write_below_the_home_that_a_tilde_means(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    Path("home").mkdir()
+    write_run(tmp_path / "runs", "one", metrics=lines(9))
+    for command, name in (("plot", "a.png"), ("report", "a.html")):
+        path = told(capsys, command, "one", f"--output=~/{name}")[command]
+        assert Path(path) == tmp_path / "home" / name
+        assert Path(path).is_file()
+
+
 def test_plot_draws_runs_on_one_scale_and_says_what_it_cannot(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
