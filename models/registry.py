@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from mlxhog.base import plain_yaml
+from mlxhog.base.paths import expanded
 from mlxhog.config import plugins
 from mlxhog.config.components import LAYERS
 from mlxhog.errors import ConfigError, nearest
@@ -48,7 +49,7 @@ def source(name: str) -> str:
 def is_stored(name_or_path: str | Path) -> bool:
     """Whether `load_architecture` reads the config.json of a checkpoint, whose sizes are fixed."""
     text = str(name_or_path)
-    return text not in architectures() and (os.path.isdir(text) or text.endswith(".json"))
+    return text not in architectures() and (os.path.isdir(expanded(text)) or text.endswith(".json"))
 
 
 def is_line(text: str) -> bool:
@@ -75,11 +76,12 @@ def load_architecture(
 
 
 def _load(name_or_path: str | Path) -> ModelConfig:
-    text, path = str(name_or_path), Path(name_or_path)
+    text = str(name_or_path)
     if text in architectures():
         return families.read(plain_yaml.loads(source(text)) or {}, strict=True)
     if is_line(text):
         return MADConfig(layers=parse(text))
+    path = expanded(text)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
         near = nearest(text, architectures())
@@ -99,7 +101,7 @@ def load_candidate(name_path_or_text: str | Path, *, dim: int | None = None) -> 
     """Read a MAD candidate: a name, a file, or a line of layers at width `dim`, 128, for bytes."""
     text = str(name_path_or_text)
     is_path = isinstance(name_path_or_text, Path) or text.endswith((".yaml", ".yml", ".json"))
-    if is_path or text in architectures() or os.path.exists(text):
+    if is_path or text in architectures() or os.path.exists(expanded(text)):
         cfg = load_architecture(name_path_or_text)
         if not isinstance(cfg, MADConfig):
             raise ConfigError(

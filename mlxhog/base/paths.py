@@ -25,6 +25,13 @@ def expanded(path: str | Path) -> Path:
         ) from error
 
 
+def read_path(text: str) -> Path:
+    """Read the path of an option; else a ValueError: "" would name the current folder."""
+    if not text:
+        raise ValueError("wanted a path; the current folder is .")
+    return Path(text)
+
+
 def path_from_here(path: Path) -> Path:
     """Return a path relative to the current folder if it is below it."""
     try:

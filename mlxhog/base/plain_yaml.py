@@ -28,7 +28,13 @@ _FORMS = {
 }
 """Types of a scalar without quotes; every other one is text, also `1e-3`, as in PyYAML."""
 ASSIGNMENT = "NAME=VALUE, such as hidden_size=256"
-_COMMA = re.compile(r",(?=\s*(?:[\w.]+\s*=|$))")  # before the next name, or at the end
+_SIGNS = re.compile(
+    # A text in quotes, to the end if it is open: a search from each quote takes quadratic time.
+    r"""(?<!\w)(?:"(?:\\.?|[^"\\])*+(?:"|\Z)|'[^']*+(?:'|\Z))"""
+    r"|[(\[{]|[)\]}]"
+    r"|,(?=\s*(?:[\w.]+\s*=|$))",  # before the next name, or at the end
+    re.DOTALL,
+)
 
 
 class NotYaml(ValueError):
@@ -100,8 +106,8 @@ def entries(text: str) -> list[tuple[str, Any, int]] | None:
 def assignments(text: str | None) -> dict[str, Any]:
     """Return name -> value of a text such as `hidden_size=256, slstm_at=[1]`.
 
-    Commas outside of brackets separate assignments, which keep their order. Values are YAML. The
-    last of two equal names counts.
+    Commas outside of brackets and quotes separate assignments, which keep their order. Values are
+    YAML. The last of two equal names counts.
 
     Raises:
         ValueError: a part is not an assignment, or its value is not YAML.
@@ -110,7 +116,7 @@ def assignments(text: str | None) -> dict[str, Any]:
     {'hidden_size': 256, 'slstm_at': [1, 5], 'bias': True}
     """
     values: dict[str, Any] = {}
-    for part in filter(str.strip, _COMMA.split(text or "")):
+    for part in filter(str.strip, _split(text or "")):
         name, equals, value = (word.strip() for word in part.partition("="))
         if not (name and equals and value):
             raise ValueError(f"{shown(part.strip())} is not {ASSIGNMENT}")
@@ -120,6 +126,21 @@ def assignments(text: str | None) -> dict[str, Any]:
         except NotYaml as error:
             raise ValueError(f"the value of {shown(name)} is {shown(value)}: {error}") from error
     return values
+
+
+def _split(text: str) -> Iterator[str]:
+    """Yield the assignments of a text, as `assignments` separates them."""
+    start = depth = 0
+    for match in _SIGNS.finditer(text):
+        sign = match[0]
+        if sign == "," and not depth:
+            yield text[start : match.start()]
+            start = match.end()
+        elif sign in "([{":
+            depth += 1
+        elif sign in ")]}":
+            depth = max(0, depth - 1)
+    yield text[start:]
 
 
 def as_assignments(value: object) -> str:

@@ -47,16 +47,16 @@ def parse_count(value: object) -> int:
     factor = _COUNTS.get(text[-1:], 1)
     digits = text[:-1] if factor > 1 else text
     try:
-        # int first: a float would round counts above 2^53
-        count = value if isinstance(value, int) else int(digits) * factor
-    except ValueError:
-        number = _finite(_finite(digits, expected) * factor, expected)
-        count = int(number)
-        if count != number:
-            raise ValueError(f"wanted {expected}") from None
-    if abs(count) > MAX_COUNT:
+        # A float would make 4.1M a fraction, and round counts above 2^53.
+        number = Decimal(digits) * factor
+        is_whole = number == number.to_integral_value()
+    except ArithmeticError:  # not a number, or an exponent of ten digits
+        is_whole = False
+    if not is_whole:
+        raise ValueError(f"wanted {expected}")
+    if abs(number) > MAX_COUNT:
         raise ValueError(f"wanted {expected}, and below 2^63")
-    return count
+    return int(number)
 
 
 def parse_number(value: object) -> float:

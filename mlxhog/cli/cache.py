@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlxhog.base.paths import path_from_here, quoted_paths
+from mlxhog.base.paths import expanded, path_from_here, quoted_paths
 from mlxhog.base.quantities import format_bytes
 from mlxhog.cli.frame import CommandResult, Json, argument, command, option, table
 from mlxhog.errors import ConfigError, did_you_mean
@@ -48,16 +48,23 @@ class _Entry:
     tokenizer: str | None = None
     in_use: bool = False
 
+    @property
+    def texts(self) -> list[str]:
+        """The sources of its text, paths in full."""
+        return self.text.split("\n") if self.text else []
+
     def is_called(self, name: str) -> bool:
         """Whether a user means it by a name, a text or a kind; another's file only by its name."""
-        return name in (self.name, self.text, None if self.kind == "other" else self.kind)
+        full = os.path.abspath(expanded(name))
+        kind = None if self.kind == "other" else self.kind
+        return name in (self.name, kind, *self.texts) or full in self.texts
 
     def to_json(self) -> dict[str, Any]:
         names = ("name", "kind", "text", "tokenizer", "used_s", "in_use")
         return {**{name: getattr(self, name) for name in names}, "bytes": self.n_bytes}
 
     def __str__(self) -> str:
-        return f"{_text_here(self.text) or self.name} ({format_bytes(self.n_bytes)})"
+        return f"{_text_here(self.texts) or self.name} ({format_bytes(self.n_bytes)})"
 
 
 def _entries(folder: Path) -> list[_Entry]:
@@ -93,10 +100,9 @@ def _entries(folder: Path) -> list[_Entry]:
     ]  # fmt: skip
 
 
-def _text_here(text: str | None) -> str:
+def _text_here(texts: list[str]) -> str:
     """Return the texts of a corpus as a user types them here."""
-    each = [path_from_here(Path(one)) for one in text.split("\n")] if text else []
-    return quoted_paths([*map(str, each)])
+    return quoted_paths([str(path_from_here(Path(one))) for one in texts])
 
 
 @command(otherwise="; cache lists what is kept: `mlxhog cache clear` removes it")
@@ -127,7 +133,7 @@ def _row(entry: _Entry) -> dict[str, str]:
     return {
         "name": entry.name,
         "kind": entry.kind,
-        "text": _text_here(entry.text) or "-",
+        "text": _text_here(entry.texts) or "-",
         "tokenizer": entry.tokenizer or "-",
         "size": format_bytes(entry.n_bytes),
         "last used": "now" if entry.in_use else time.strftime("%Y-%m-%d %H:%M", used),
@@ -160,8 +166,8 @@ def clear(config: _Clear) -> CommandResult:
 
     entries = _entries(user_cache_directory())
     for name in config.names:
-        if not any(one.is_called(name) for one in entries):
-            known = [text for one in entries for text in (one.name, one.kind, one.text) if text]
+        if not name or not any(one.is_called(name) for one in entries):
+            known = [text for one in entries for text in (one.name, one.kind, *one.texts)]
             hint = did_you_mean(name, known) or "; mlxhog cache lists what there is"
             raise ConfigError(f"nothing in the cache is called {name!r}{hint}")
     wanted = config.names or _MADE_AGAIN

@@ -9,6 +9,7 @@ Examples:
 """
 
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import locks
 from mlxhog.base.durable import disk_bytes
+from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_number
 from mlxhog.cli.frame import CommandResult, argument, command, option, short_name, table, tabular
 from mlxhog.cli.frame.flags import Json, RunsDirectory, Tabular
@@ -40,7 +42,8 @@ ADVICE = {
 def run(config: RunsDirectory, how: Tabular) -> CommandResult:
     from mlxhog.checkpoint.run import list_runs
 
-    records = [_fields(each) for each in list_runs(Path(config.runs_dir))]
+    every = map(_fields, list_runs(Path(config.runs_dir)))
+    records = [each for each in every if "status" in each]  # others were removed meanwhile
     rows = list(map(_row, records))
     statuses = dict.fromkeys(row["status"].partition(",")[0] for row in rows)
     notes = [f"{status}: {ADVICE[status]}" for status in statuses if status in ADVICE]
@@ -125,7 +128,8 @@ def rm(config: _Remove) -> CommandResult:
     from mlxhog.checkpoint.run import find, remove
 
     named = [find(name, Path(config.runs_dir), whole=True) for name in config.runs]
-    chosen = {each.directory: each for each in named}
+    # A run by two paths is one; a link to a run is not the run, and is refused.
+    chosen = {each.directory.parent.resolve() / each.name: each for each in named}
     for each in chosen.values():
         if (holder := each.holder()) is not None:
             where = f" on {holder.elsewhere}" if holder.elsewhere else ""
@@ -134,11 +138,16 @@ def rm(config: _Remove) -> CommandResult:
                 f"the run {each.name} trains now{where}; end it first{where and ', there'}: mlxhog "
                 f"stop {word}{locks.if_dead(holder)}"
             )
-    sizes = {each.name: disk_bytes(each.directory) for each in chosen.values()}
-    names = [f"{name} ({format_bytes(n_bytes)})" for name, n_bytes in sizes.items()]
+    n_called = Counter(each.name for each in chosen.values())
+    sizes = {path: disk_bytes(path) for path in chosen}
+    names = [
+        f"{path.name if n_called[path.name] == 1 else path_from_here(path)} ({format_bytes(size)})"
+        for path, size in sizes.items()
+    ]
     if not config.yes:
         raise ConfigError(f"would remove {', '.join(names)}; run it again with --yes")
     for each in chosen.values():
         remove(each)
-    payload = {"removed": [*map(str, chosen)], "bytes": sum(sizes.values())}
+    removed = [str(each.directory) for each in chosen.values()]
+    payload = {"removed": removed, "bytes": sum(sizes.values())}
     return CommandResult(payload, [f"removed {name}" for name in names])

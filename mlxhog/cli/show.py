@@ -79,7 +79,8 @@ def run(config: OneRun) -> CommandResult:
         "note": record.notes,
     }
     word = shlex.quote(short_name(run.directory))
-    train, again = f"--resume {word}{resume_flags(run, is_done=True)}", list[str]()
+    more = resume_flags(run, is_done=record.state == "done")
+    train, again = f"--resume {word}{more}", list[str]()
     if not run.has_checkpoint():  # `--resume` would refuse it
         path = shlex.quote(str(path_from_here(run.config_path)))
         train = f"--config {path}"
@@ -91,9 +92,13 @@ def run(config: OneRun) -> CommandResult:
 
 
 def _load(run: "Run", model: "ModelConfig | None") -> str | None:
-    if model is None or not (run.model / "model.safetensors").exists():
+    """Return how transformers loads a run, if it has a checkpoint; else how it is converted."""
+    from mlxhog.checkpoint.formats import peft
+
+    if model is None or not run.model.exists():
         return None
-    if model.in_transformers and len(model.layout.out_norm) == 1:
+    is_adapter = (run.model / peft.CONFIG).exists()
+    if not is_adapter and model.in_transformers and len(model.layout.out_norm) == 1:
         return f"transformers.AutoModelForCausalLM.from_pretrained({str(run.model)!r})"
-    word = short_name(run.directory)
-    return f"mlxhog.load({word!r}), mlxhog convert {shlex.quote(word)} DIR --format hf"
+    word, merge = shlex.quote(short_name(run.directory)), "--merge " * is_adapter
+    return f"mlxhog convert {word} DIR {merge}--format hf"

@@ -8,6 +8,7 @@ from functools import partial
 import yaml
 
 from mlxhog.base import plain_yaml
+from mlxhog.base.paths import read_path
 from mlxhog.base.quantities import Interval, split_host
 from mlxhog.config import plugins
 from mlxhog.config.components import (
@@ -104,8 +105,8 @@ class TrainConfig(ConfigBase):
         None,
         "online training: folder whose new files are trained on as they arrive; data is then the "
         "validation set only",
-        none="off",
-    )
+        none="off", reads=read_path,
+    )  # fmt: skip
 
     model: str = _model(
         "auto",
@@ -286,7 +287,7 @@ class TrainConfig(ConfigBase):
     )  # fmt: skip
     keep_awake: bool = _run(True, "keep a Mac awake while the run trains (caffeinate -i)")
     seed: int = _run(0, "seed of initialization, data order and samples", low=0, high=MAX_SEED)
-    runs_dir: str = _run("runs", "folder that holds the runs")
+    runs_dir: str = _run("runs", "folder that holds the runs", reads=read_path)
     name: str | None = _run(
         None, "run name, after the timestamp; default: the corpus", aliases=("run", "project_name")
     )

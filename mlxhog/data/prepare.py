@@ -312,7 +312,7 @@ class Stored:
     """The cached tokens of a text, or the remains of a killed process."""
 
     path: Path
-    source: str  # the corpus; empty if it cannot be read
+    source: str  # the sources of the corpus, a line each; empty if it cannot be read
     tokenizer: str
     n_bytes: int
     used_s: float  # last use, in seconds since 1970
@@ -444,7 +444,8 @@ def _write(
             write_synced(part / name, content)
         validation = _write_tokens(part, corpus, scan, chosen, tokenizer, show)
         baselines = compressors.bits_per_byte(validation)
-        record = {"key": key, "source": corpus.source, "tokenizer": spec, "baselines": baselines}
+        source = "\n".join(dict.fromkeys(one.source for one in corpus.parts))
+        record = {"key": key, "source": source, "tokenizer": spec, "baselines": baselines}
         write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
         with contextlib.suppress(OSError):
             restrict(part)

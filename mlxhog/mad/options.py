@@ -6,6 +6,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, Final
 
+from mlxhog.base.paths import read_path
 from mlxhog.base.plain_yaml import assignments
 from mlxhog.base.quantities import Interval, parse_number
 from mlxhog.config.components import STRATEGIES
@@ -18,6 +19,8 @@ from mlxhog.optim import DEFAULT, AdamW, Decayed, OptimizerComponent
 
 DEFAULT_SEED: Final = 12345
 """Seed of a candidate's run, and the first of several."""
+MAX_SEEDS: Final = 1000
+"""Largest number of seeds; a larger one is probably meant as a seed."""
 
 PUBLISHED: Final = AdamW(beta2=0.999, weight_decay=0.0)
 """The benchmark's optimizer, without weight decay; suites `lite` and `full` use it."""
@@ -137,6 +140,8 @@ def read_seeds(text: str) -> tuple[int, ...]:
     except ValueError:
         numbers = []
     if "," not in text and numbers:
+        if numbers[0] > MAX_SEEDS:
+            raise ValueError(f"give at most {MAX_SEEDS} seeds; for one seed write {numbers[0]},")
         numbers = [*range(DEFAULT_SEED, DEFAULT_SEED + numbers[0])]
     is_legal = numbers and len({*numbers}) == len(numbers)
     if not is_legal or not 0 <= min(numbers) <= max(numbers) < 2**32:
@@ -323,7 +328,9 @@ class ExecutionConfig(ConfigBase):
         Interval(), "budget of the whole study: candidates (40), or time (2h)", unit="candidates",
         group=_GROUP,
     )  # fmt: skip
-    studies_dir: str = option("studies", "folder that holds the studies", group=_GROUP)
+    studies_dir: str = option(
+        "studies", "folder that holds the studies", group=_GROUP, reads=read_path
+    )
 
     def __post_init__(self) -> None:
         """Check the values together."""

@@ -20,7 +20,8 @@ from tests.pairs import each_of
     ("read", "values"),
     [
         (parse_count, {"1e6": 10**6, 1e6: 10**6, "10k": 10**4, "2M": 2 * 10**6, "1_000": 1000,
-                       "1.5k": 1500}),
+                       "1.5k": 1500, "8.05k": 8050, "4.1M": 4_100_000, "16.4M": 16_400_000,
+                       "9223372036854775807": 2**63 - 1}),
         (parse_duration_s, {60: 60, "60": 60, "60s": 60, "1min": 60, "10m": 600, "1h30m": 5400,
                             "1.5h": 5400, "1 hour 30 min": 5400, "500ms": 0.5, "2 Days": 172_800,
                             "5 Minutes": 300, "2MIN": 120, "1H": 3600}),
@@ -33,7 +34,10 @@ def test_every_spelling_of_a_quantity_is_read(read, values):
 @each_of(
     ("read", "texts", "wanted"),
     [
-        (parse_count, ["", "k", "1.5", "1m", "ten", "nan", "inf", True, None, [1]], "whole number"),
+        (parse_count,
+         ["", "k", "1.5", "1m", "1.2345k", "1e-9", "1e9999999", "ten", "nan", "inf", True, None,
+          [1]],
+         "whole number"),
         (parse_duration_s,
          ["", "s", "10 fortnights", "5 minutess", "minutes", "1x", "inf", False, None],
          "seconds"),

@@ -65,6 +65,19 @@ def test_clear_removes_what_is_made_again_or_named_but_not_what_is_in_use(texts,
     assert [one["name"] for one in told(capsys, "cache")["entries"]] == ["mine.txt", "named-files"]
 
 
+def test_a_text_is_cleared_by_the_name_that_the_list_has_here(texts, monkeypatch, capsys):
+    one, two = (Path(text).name for text in texts)
+    monkeypatch.chdir(Path(texts[0]).parent)
+    prepare("\n".join(texts))
+    assert told(capsys, "cache")["entries"][0]["text"].split("\n") == texts
+    assert f"  {one} {two}  " in said(capsys, "cache").out
+    refused(capsys, "nothing in the cache is called ''", "cache", "clear", "")
+    refused(capsys, f"would remove {one} {two} (", "cache", "clear", f"{one}/")
+    removed = told(capsys, "cache", "clear", two, "--yes")["removed"]
+    assert [each["text"] for each in removed] == ["\n".join(texts), texts[1]]
+    assert f"removed {one} (" in said(capsys, "cache", "clear", f"./{one}", "--yes").out
+
+
 def test_a_cache_that_does_not_exist_is_empty(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
     assert told(capsys, "cache")["entries"] == []

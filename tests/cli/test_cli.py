@@ -206,6 +206,14 @@ def test_every_command_has_help_with_examples_that_can_be_typed_and_a_short_one_
         assert last == "research"
 
 
+def test_a_help_is_printed_in_a_window_of_one_column(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1")
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--help"])
+    assert stop.value.code == 0
+    assert "usage: mlxhog train" in capsys.readouterr().out
+
+
 def test_eval_takes_the_newest_checkpoint_where_it_is_named():
     command, words = find(["eval", "sotu", "--checkpoint", "latest"])
     assert command.flags().parse(words)[0].checkpoint == "latest"  # else best where the last rose

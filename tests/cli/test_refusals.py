@@ -29,6 +29,8 @@ trian                             no command 'trian'; did you mean 'train'?
 --helf                            did you mean '--help'?
 runs remove                       `mlxhog runs rm RUN` removes
 runs --json --runs-dir a --json        --json and --json are the same option
+runs --runs-dir ''                --runs-dir is ''; wanted a path
+report latest --output ''         --output is ''; wanted a path
 completion                        SHELL is missing: bash or zsh
 """,
     TRAIN: """
@@ -46,6 +48,8 @@ good.txt                          text is named by a flag: --data good.txt
 --seq-len 1000000                 use more text or a smaller seq_len
 3 --workers mlx:gpu               use mlx:cpu here
 --runs-dir good.txt                    good.txt is a file
+--runs-dir ''                     --runs-dir is ''; wanted a path
+--follow '' --dry-run             --follow is ''; wanted a path; the current folder is .
 --name a/b                        use letters, digits
 --gpu-write metal-emulated --write lossless   every CPU writer has to use cas
 --keep-best --eval-every off      keep_best: needs eval_every
@@ -131,6 +135,7 @@ nothing-like-it                   no architecture, no file and no run
     "compare --quiet": """
 -- --json                         '--json' is no architecture
 tokens.yaml time.yaml             A has a budget of tokens 3000, B of time 5.0
+tiny --folder ''                  --folder is ''; wanted a path
 epochs.yaml epochs.yaml           equal time, tokens or steps
 """,
     "research simulate": """

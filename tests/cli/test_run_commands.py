@@ -18,10 +18,12 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.config.sources import read_yaml
 from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.models.adapters import LoRA
+from mlxhog.models.families import init_params
 from tests.cli.command import refused, said, told
 from tests.data.token_files import written
 from tests.display.sample_run import VALIDATION, lines, write_run
-from tests.saved import SMALL, saved_run
+from tests.saved import SMALL, saved_run, write_adapter
 from tests.training.small import mixed_model, small_config
 from tests.words import misread_by_zsh
 
@@ -90,11 +92,23 @@ def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(tmp_path, c
     config = small_config(tmp_path, model=mixed_model(tmp_path), steps=1)
     run = Path(train(config).run)
     record = told(capsys, "show", run.name, "--runs-dir", tmp_path / "runs")
-    assert record["load"].startswith(f"mlxhog.load('{run}'), mlxhog convert {run} DIR --format hf")
+    assert record["load"] == f"mlxhog convert {run} DIR --format hf"
+    shown = " ".join(said(capsys, "show", run.name, "--runs-dir", tmp_path / "runs").out.split())
+    assert f"load mlxhog.load('{run}'), mlxhog convert {run} DIR --format hf" in shown
+
+
+def test_show_of_a_run_with_an_adapter_says_how_it_is_merged(tmp_path, capsys):
+    run, adapted = saved_run(tmp_path, "run"), replace(SMALL, adapter=LoRA(rank=3))
+    write_model(run.architecture, SMALL, ByteTokenizer())
+    run.config_path.write_text("steps: 1\n")
+    (run.model / "model.safetensors").unlink()
+    write_adapter(run.model, adapted, init_params(adapted, 1), base="base")
+    load = f"mlxhog convert {run.directory} DIR --merge --format hf"
+    assert told(capsys, "show", run.directory)["load"] == load
 
 
 def test_show_names_transformers_only_for_a_model_that_it_computes_as_we_do(tmp_path, capsys):
-    for k, (resets, says) in enumerate([(False, "transformers.Auto"), (True, "mlxhog.load(")]):
+    for k, (resets, says) in enumerate([(False, "transformers.Auto"), (True, "mlxhog convert ")]):
         model = replace(SMALL, reset_at_document_boundaries=resets, bos_token_id=256)
         run = saved_run(tmp_path, f"run-{k}", model)
         write_model(run.architecture, model, ByteTokenizer())
@@ -115,6 +129,17 @@ def test_the_next_lines_of_a_run_without_a_checkpoint_can_be_pasted(tmp_path, ca
     ]
     assert [misread_by_zsh(line) for line in after] == [[], []]
     assert "it has no checkpoint, so mlxhog train begins again\nnext: " in out
+
+
+def test_plot_and_report_write_below_the_home_that_a_tilde_means(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    Path("home").mkdir()
+    write_run(tmp_path / "runs", "one", metrics=lines(9))
+    for command, name in (("plot", "a.png"), ("report", "a.html")):
+        path = told(capsys, command, "one", f"--output=~/{name}")[command]
+        assert Path(path) == tmp_path / "home" / name
+        assert Path(path).is_file()
 
 
 def test_plot_draws_runs_on_one_scale_and_says_what_it_cannot(tmp_path, capsys, monkeypatch):

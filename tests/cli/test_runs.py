@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.base.durable import disk_bytes
+from mlxhog.base.quantities import format_bytes
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
 from mlxhog.display.table import Section, exported
@@ -118,6 +120,21 @@ def test_a_run_that_another_host_trains_is_shown_and_only_the_host_can_end_it(ro
     assert run.directory.exists()
 
 
+def test_a_run_that_is_removed_while_runs_are_listed_is_left_out(root, capsys, monkeypatch):
+    gone, kept = (write_run(root, f"2026010{k}-000000-sotu", status=DONE) for k in (1, 2))
+    every = runs.list_runs(root)
+    runs.remove(gone)
+    monkeypatch.setattr(runs, "list_runs", lambda _: every)
+    assert [line[0] for line in listed(capsys)[1:]] == [kept.name]
+
+
+def test_show_asks_for_a_further_budget_only_where_the_run_has_used_up_its_own(root, capsys):
+    for status, more in (("running", []), ("stopped", []), ("done", ["--time", "10m"])):
+        run = saved(write_run(root, f"20260101-000000-{status}", status={"status": status}))
+        words = said(capsys, "show", run.name)[-1].split()
+        assert words == ["mlxhog", "train", "--resume", run.name, *more]
+
+
 def test_what_a_run_killed_at_its_start_is_told_to_do_is_what_resume_says(root, capsys):
     run = runs.create(root, "early", "lr: 0.5\n")  # of a process that was killed
     command = said(capsys, "show", "latest")[-1].partition("#")[0].split()
@@ -168,6 +185,24 @@ def test_runs_are_removed_by_whole_names_with_date_or_without_and_by_path(root, 
     words = ("runs", "rm", three[2].directory, "--yes")
     assert told(capsys, *words)["removed"] == [str(three[2].directory)]
     assert left(root) == []
+
+
+def test_a_run_named_by_two_paths_is_removed_once_and_the_others_too(root, three, capsys):
+    again = f"{root}/../runs/{three[0].name}"
+    output = said(capsys, "runs", "rm", three[0].name, again, three[1].name, "--yes")
+    assert [line.split(" (")[0] for line in output] == [f"removed {run.name}" for run in three[:2]]
+    assert left(root) == ["three"]
+
+
+def test_runs_of_one_name_in_two_folders_are_both_listed_and_counted(root, three, capsys):
+    name = three[0].name
+    write_run(root.parent / "backup", name, metrics=lines(9))
+    words = ("runs", "rm", f"runs/{name}", f"backup/{name}", three[1].name)
+    n_bytes = [disk_bytes(Path(word).absolute()) for word in (*words[2:4], three[1].directory)]
+    listed = zip((*words[2:4], three[1].name), map(format_bytes, n_bytes), strict=True)
+    message = ", ".join(f"{name} ({size})" for name, size in listed)
+    refused(capsys, f"would remove {message}; run it again", *words)
+    assert told(capsys, *words, "--yes")["bytes"] == sum(n_bytes)
 
 
 def test_nothing_is_removed_where_anything_is_wrong(root, three, capsys):

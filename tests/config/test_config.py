@@ -115,6 +115,24 @@ def test_flags_and_the_file_add_up_and_the_last_value_of_a_field_wins(tmp_path, 
         fields("-c b.yaml")
 
 
+@each_of(
+    ("text", "values"),
+    [
+        ('layers=["slstm(h1,a=b)", swiglu], b=2', {"layers": ["slstm(h1,a=b)", "swiglu"], "b": 2}),
+        ("layers=slstm(h1, conv=4) swiglu, b=2", {"layers": "slstm(h1, conv=4) swiglu", "b": 2}),
+        ("a={x: [1, y=2]}, b=it's, c=2,", {"a": {"x": [1, "y=2"]}, "b": "it's", "c": 2}),
+        (
+            r"""a="\"(, b=1", b='it''s (, a=1', c=)]""",
+            {"a": '"(, b=1', "b": "it's (, a=1", "c": ")]"},
+        ),
+        ("a=x, y, b=2", {"a": "x, y", "b": 2}),
+    ],
+)
+def test_a_comma_in_brackets_or_quotes_belongs_to_the_value(text, values):
+    assert plain_yaml.assignments(text) == values
+    assert plain_yaml.assignments(plain_yaml.as_assignments(values)) == values
+
+
 def test_workers_are_slowed_by_rank():
     slowed = parse_slowdowns("0=1.5, 1=random:0.25:3,4=late:1m")
     of_one = Slowdown(factor=3.0, probability=0.25)

@@ -30,6 +30,8 @@ CASES = [
     # -- search, bench and resume
     ("search --space a.yaml", "the file has no 'dim'; known are space"),
     ("search --seeds 1,1", "--seeds is '1,1'; give a number"),
+    ("search --seeds 54321 --budget soon", "at most 1000 seeds; for one seed write 54321,"),
+    ("search --studies-dir ''", "--studies-dir is ''; wanted a path"),
     ("search --budget soon", "--budget is 'soon'; wanted candidates, a duration"),
     ("search --ray-address auto", "without --executor ray"),
     ("search --executor ray --ray-address auto", "needs --parallel"),

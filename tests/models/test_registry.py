@@ -13,6 +13,7 @@ from mlxhog.models.registry import (
     architectures,
     fields,
     is_line,
+    is_stored,
     load_architecture,
     load_candidate,
     to_yaml,
@@ -27,6 +28,15 @@ def test_a_yaml_a_config_and_a_checkpoint_directory_are_read(tmp_path):
     (tmp_path / "mine.yaml").write_text(text + "bos_token_id: 256}")
     for path in (tmp_path / "config.json", tmp_path, str(tmp_path / "mine.yaml")):
         assert load_architecture(path) == cfg
+
+
+def test_a_tilde_in_the_path_of_an_architecture_is_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(load_architecture("tiny").to_dict()))
+    assert load_architecture("~") == load_architecture("~/config.json") == load_architecture("tiny")
+    assert is_stored("~")
+    (tmp_path / "mine").write_text(to_yaml(load_candidate("mlstm swiglu")))
+    assert load_candidate("~/mine").layers == load_candidate("mlstm swiglu").layers
 
 
 def test_a_line_of_layers_is_an_architecture_everywhere(tmp_path, monkeypatch):
