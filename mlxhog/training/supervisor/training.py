@@ -138,8 +138,9 @@ class Training:
         if (sidecar := session.workers.sidecar) is not None:
             self.monitor.machines = sidecar.members.reports
         # Steps on text that arrives may have fewer tokens than others.
-        limit = plan.budget.step_limit(plan.strategy.tokens_per_step)
-        session.begin(plan.budget.steps if self._follower else limit, sync_steps_before(plan))
+        done = session.ledger.count_done()
+        limit = plan.budget.step_limit(partial(plan.strategy.steps_of, done=done))
+        session.begin(plan.budget.steps if self._follower else limit, sync_steps_before(plan, done))
         run_folder.write_model(run, plan)
         self._folder = run_folder.FolderFollower(run, lambda: session.plan, stack)
         server = stack.enter_context(arena.serve(socket_path(folder)))
