@@ -117,13 +117,20 @@ class Resumption:
         if saved.state["over"] or any(n is not None and n <= 0 for n in rest.values()):
             rest = {unit: None if n is None else 0 for unit, n in rest.items()}
         budget = Budget(**rest)
+        asked_for = ", ".join(f"{unit} {n}" for unit, n in own.items() if n is not None)
         if budget.is_used_up and run.read_status().get("status") == "done":
-            asked_for = ", ".join(f"{unit} {n}" for unit, n in own.items() if n is not None)
             ended = saved.state["ended"] or f"it has used up its budget, {asked_for}"
             raise ConfigError(
                 f"the run {run.directory} is done: {ended}; give "
                 "a further budget with --steps, --tokens or --time: mlxhog train --resume "
                 f"{quoted(run.directory)} --steps {own['steps'] or 1000}"
+            )
+        if budget.is_used_up and (newer := _newer_budget(run, own)):
+            flags = " ".join(f"--{unit} {n}" for unit, n in newer.items())
+            raise ConfigError(
+                f"the budget of {path}, {asked_for}, is used up, and the run was continued with "
+                f"{flags}, of which nothing is in it; give that budget again: mlxhog train "
+                f"--resume {quoted(run.directory)} {flags}"
             )
         return cls(replace(config, **own), run, saved, budget)
 
@@ -235,6 +242,15 @@ def stored_options(run: Run) -> dict[str, Any]:
     """The options in a run's folder, by name."""
     stored = read_yaml(run.config_path) if run.config_path.is_file() else {}
     return {name: value for name, (value, _) in stored.items()}
+
+
+def _newer_budget(run: Run, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the budget in a run's folder if it is another than a checkpoint's own."""
+    stored, specs = stored_options(run), options(TrainConfig)
+    asked = {unit: stored[unit] for unit in own if unit in stored}
+    if all(str(n) == str(specs[unit].to_yaml_value(own[unit])) for unit, n in asked.items()):
+        return {}
+    return {unit: n for unit, n in asked.items() if n not in (None, "none")}
 
 
 def text_kind(config: TrainConfig) -> str:
