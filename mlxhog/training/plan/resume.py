@@ -41,11 +41,13 @@ MIN_KEPT = 0.5  # share of a run's documents that its text must have when it is 
 
 
 def located(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with the lasting name of the checkpoint of `init_from`."""
-    if config.init_from is None:
-        return config
-    name = checkpoint.lasting_name(config.init_from, Path(config.runs_dir))
-    return config.having(init_from=name)
+    """Return the configuration with lasting names of the checkpoints that it begins with."""
+    root = Path(config.runs_dir)
+    if config.init_from is not None:
+        config = config.having(init_from=checkpoint.lasting_name(config.init_from, root))
+    if config.resume is not None:
+        config = config.having(resume=str(checkpoint.resumable(config.resume, root)[1]))
+    return config
 
 
 def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:

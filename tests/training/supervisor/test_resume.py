@@ -22,6 +22,7 @@ from mlxhog.display.record import resume_flags
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.training.plan.decide import make_plan
 from mlxhog.training.plan.resume import Resumption
+from mlxhog.training.supervisor import training
 from mlxhog.training.supervisor.early_stopping import ValidationWatch
 from mlxhog.training.supervisor.evaluations import Evaluations
 from mlxhog.training.supervisor.run_folder import write_options
@@ -136,6 +137,24 @@ def test_a_killed_resume_without_a_save_is_told_from_a_run_that_is_done(tmp_path
         make_plan(small_config(tmp_path, steps=None, resume=first.run))
     write_options(of, make_plan(small_config(tmp_path, steps=2, resume=first.run)))
     assert make_plan(small_config(tmp_path, steps=None, resume=first.run)).budget.is_used_up
+
+
+def test_latest_stays_the_run_that_is_locked_where_another_begins_meanwhile(tmp_path, monkeypatch):
+    first, root = saved_run(tmp_path / "runs"), tmp_path / "runs"
+    planned = []
+
+    def begin_another(*_):
+        run.create(root, "other")
+
+    def plan(config, **_):
+        planned.append(config.resume)
+        raise DataError("enough")
+
+    monkeypatch.setattr(training, "require_descriptors", begin_another)
+    monkeypatch.setattr(training, "make_plan", plan)
+    with pytest.raises(DataError, match="enough"):
+        train(TrainConfig(resume="latest", runs_dir=str(root)))
+    assert planned == [str(checkpoint.latest(first))]
 
 
 def test_a_run_that_keeps_no_best_says_how_to(tmp_path):
