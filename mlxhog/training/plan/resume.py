@@ -158,9 +158,14 @@ class Resumption:
     def budget(self, asked: Budget, batches_per_step: float) -> Budget:
         """The budget of this call: as asked, or the rest of the run's own.
 
-        The rest of epochs or tokens is converted to steps of this number of batches.
+        The rest of epochs or tokens is converted to steps of this number of batches. Further tokens
+        of a cluster count from those that its other machines have trained.
         """
         budget, rest = self.own_budget or asked, self.state["left"]
+        if self.own_budget is None and budget.tokens is not None and self.config.cluster:
+            of_all = self.state.get("cluster", {"tokens": 0, "committed": 0})
+            elsewhere = max(0, of_all["tokens"] - of_all["committed"])
+            budget = replace(budget, tokens=budget.tokens + elsewhere)
         if self.own_budget is not None and budget.steps is not None and "batches_per_step" in rest:
             ratio = rest["batches_per_step"] / batches_per_step
             budget = replace(

@@ -16,6 +16,7 @@ from mlxhog import train
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
+from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.split import KnownText
 from mlxhog.display.record import resume_flags
@@ -155,6 +156,20 @@ def test_latest_stays_the_run_that_is_locked_where_another_begins_meanwhile(tmp_
     with pytest.raises(DataError, match="enough"):
         train(TrainConfig(resume="latest", runs_dir=str(root)))
     assert planned == [str(checkpoint.latest(first))]
+
+
+def test_further_tokens_of_a_cluster_count_from_those_of_its_other_machines():
+    state = {
+        "left": {},
+        "used": {"steps": 9, "tokens": 500, "seconds": 1.0},
+        "cluster": {"tokens": 1000, "committed": 500},
+    }
+    saved, asked = mock.Mock(state=state), Budget(tokens=300)
+    config = mock.Mock(cluster="studio:29400")
+    assert Resumption(config, None, saved, None).budget(asked, 1.0).tokens == 800
+    assert Resumption(config, None, saved, asked).budget(asked, 1.0).tokens == 300
+    alone = mock.Mock(cluster=None)
+    assert Resumption(alone, None, saved, None).budget(asked, 1.0).tokens == 300
 
 
 def test_a_run_that_keeps_no_best_says_how_to(tmp_path):
