@@ -462,6 +462,14 @@ def find(spec: str, root: Path, *, whole: bool = False) -> Run:
     raise RunError(_not_found(spec, root, [run.name for run in runs]))
 
 
+def lasting_name(spec: str, root: Path) -> str:
+    """Return what names the run of `find`, or its checkpoint, for good: an absolute path."""
+    run, (_, which) = find(spec, root), split(spec, root)
+    if run_of(path := expanded(spec)) == run:
+        return str(path.absolute())
+    return str(run.directory if which is None else run.directory / which)
+
+
 def split(spec: str, root: Path) -> tuple[str, str | None]:
     """Return the run and the checkpoint of RUN/best or RUN/latest; of another name None."""
     name, slash, which = spec.rpartition("/")

@@ -121,8 +121,9 @@ def summary(result: "Result") -> str:
         lines.append(f"the newest checkpoint is {name}; the steps after it are lost")
     if result.status == "diverged":  # its error says what to change
         return "\n".join(lines)
-    of = Run(Path(result.run))
-    more = resume_flags(of, is_done=result.status == "done")
+    of = Run(Path(result.run))  # done before a command that trained nothing
+    is_done = "done" in (result.status, of.read_status().get("status"))
+    more = resume_flags(of, is_done=is_done)
     at = "/best" * (better(of) is not None)
     lines.append(f"next: mlxhog generate {run}{at} {prompt_flags(of)}")
     return "\n".join([*lines, f"      mlxhog train --resume {run}{more}"])

@@ -1,6 +1,7 @@
 """The budget of a run: steps, tokens or seconds; the first that is used up ends it."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 
@@ -36,11 +37,16 @@ class Budget:
         """Whether nothing was left when this call began."""
         return 0 in (self.steps, self.tokens, self.seconds)
 
-    def step_limit(self, tokens_per_step: int, *, steps: int = 0, tokens: int = 0) -> int | None:
-        """Return the steps this call may take, `steps` with `tokens` so far included; None: any."""
+    def step_limit(
+        self, steps_of: Callable[[int], int], *, steps: int = 0, tokens: int = 0
+    ) -> int | None:
+        """Return the steps this call may take, `steps` with `tokens` so far included; None: any.
+
+        `steps_of` returns the steps that train a number of tokens from now on.
+        """
         limits = [self.steps] if self.steps is not None else []
         if self.tokens is not None:
-            limits.append(steps + math.ceil(max(0, self.tokens - tokens) / tokens_per_step))
+            limits.append(steps + steps_of(max(0, self.tokens - tokens)))
         return min(limits) if limits else None
 
     def continuing(self, earlier: "Budget", steps: int) -> "Budget":
@@ -55,9 +61,9 @@ class Budget:
         rest = math.ceil(round(whole - done, 6))
         return replace(self, steps=steps + rest, equal_steps_before=done - steps)
 
-    def step_share(self, tokens_per_step: int) -> float:
+    def step_share(self, steps_of: Callable[[int], int]) -> float:
         """Share of the whole run that is one step; 0 if only time limits it."""
-        if (limit := self.step_limit(tokens_per_step)) is None:
+        if (limit := self.step_limit(steps_of)) is None:
             return 0.0
         return 1 / max(1.0, limit + self.progress_before)
 

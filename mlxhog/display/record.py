@@ -278,7 +278,11 @@ def resume_flags(run: Run, *, is_done: bool) -> str:
         stored = read_yaml(run.config_path)
     determinism = str(stored.get("determinism", ("none",))[0])
     anew = " --determinism none" * (determinism == "record")  # a record begins with its run
-    more = f" --steps {stored['steps'][0]}" if determinism == "rounds" else " --time 10m"
+    more = " --time 10m"
+    if determinism == "rounds":  # which no time ends
+        own = [(unit, stored.get(unit, (None,))[0]) for unit in ("steps", "tokens", "epochs")]
+        unit, n = next((one for one in own if one[1] not in (None, "none")), ("steps", 1000))
+        more = f" --{unit} {n}"
     return anew + more * is_done
 
 

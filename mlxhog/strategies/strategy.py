@@ -67,6 +67,8 @@ class Strategy(Component, ABC):
     run: RunFacts = _of_run(default=None)  # see `build` for these three
     workers: int = _of_run(default=0)  # number of workers at the start; 0 without a run
     max_workers: int = _of_run(default=0)  # worker slots of the arena, if more than that
+    # Of the text: batches, tokens of each but the last, tokens of all; None: every batch is full.
+    epoch: tuple[int, int, int] | None = _of_run(default=None)
 
     # -- traits that options and reports ask for -------------------------------------------------
 
@@ -209,6 +211,15 @@ class Strategy(Component, ABC):
     def tokens_per_step(self) -> int:
         """Tokens whose mean gradient one update applies."""
         return self.batches_per_step() * self.run.sequences_per_ticket * self.run.seq_len
+
+    def steps_of(self, tokens: int, done: int = 0) -> int:
+        """Return the steps that train so many tokens, after `done` batches of the run."""
+        full = self.run.sequences_per_ticket * self.run.seq_len
+        n, of_batch, of_epoch = self.epoch or (1, full, full)
+        epochs, at = divmod(done, n)
+        epochs, rest = divmod(at * of_batch + tokens, of_epoch)
+        batches = epochs * n - (-rest // of_batch) - at
+        return -(-batches // self.batches_per_step())
 
     # -- segments of the arena -------------------------------------------------------------------
 

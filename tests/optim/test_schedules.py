@@ -36,8 +36,8 @@ def test_warmup_rises_on_a_line_to_lr_and_its_first_of_n_steps_has_an_nth(name):
 def test_a_step_is_the_share_of_the_run_that_steps_or_tokens_limit():
     for limits in ({"steps": 16, "seconds": 60.0}, {"steps": 12, "steps_before": 4},
                    {"tokens": 1600}):  # fmt: skip
-        assert Budget(**limits).step_share(100) == 1 / 16
-    assert Budget(seconds=60.0).step_share(100) == 0.0
+        assert Budget(**limits).step_share(lambda tokens: tokens // 100) == 1 / 16
+    assert Budget(seconds=60.0).step_share(lambda tokens: tokens // 100) == 0.0
 
 
 @each_of(

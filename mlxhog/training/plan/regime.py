@@ -102,9 +102,10 @@ def regime_of(
     budget = Budget(steps=config.steps, tokens=config.tokens, seconds=config.time)
     if resumption is not None:
         budget = resumption.budget(budget, per_step)
-    budget = _in_steps(budget, resolved, train, n_tickets, per_step)
+    n_of_text = n_tickets if resolved.follow is None else _n_tickets(resolved, train)
     epoch_tokens = train.epoch_tokens(resolved.seq_len)
-    of_ticket = resolved.sequences_per_ticket * epoch_tokens / train.n_sequences(resolved.seq_len)
+    of_ticket = epoch_tokens / n_of_text  # the last of an epoch may be short
+    budget = _in_steps(budget, resolved, train, n_tickets, per_step, of_ticket)
     mean_tokens = of_ticket * strategy_rule.mean_batches_per_step(config, strategy)
     if resolved.follow is None:
         read = epochs_read(budget, epoch_tokens=epoch_tokens, tokens_per_step=mean_tokens)
@@ -164,6 +165,7 @@ def _batches(
 ) -> tuple[Strategy, Callable[[], Batches], int]:
     """The batches of the text, or of each client's part of it."""
     size, frozen = config.sequences_per_ticket, config.context == "frozen"
+    of_epoch, full = train.epoch_tokens(config.seq_len), size * config.seq_len
     rows: dict[str, Any] = dict(
         seq_len=config.seq_len, batch_size=size, seed=config.seed, frozen=frozen
     )
@@ -171,14 +173,22 @@ def _batches(
         from mlxhog.data.clients import ClientBatches
 
         divided = partial(ClientBatches, train, documents=division.documents, **rows)
-        tickets = divided().tickets
-        return replace(strategy, client_tickets=tickets), divided, sum(tickets)
-    n_tickets = math.ceil(train.n_sequences(config.seq_len) / size)
+        tickets = divided().tickets  # the last one of each client may be short
+        epoch = sum(tickets), math.ceil(of_epoch / sum(tickets)), of_epoch
+        return replace(strategy, client_tickets=tickets, epoch=epoch), divided, sum(tickets)
+    n_tickets = _n_tickets(config, train)
     if config.follow is not None:
         from mlxhog.data import stream
 
         n_tickets = stream.TICKETS
+    elif train.rows(config.seq_len) is None:
+        strategy = replace(strategy, epoch=(n_tickets, full, of_epoch))
     return strategy, partial(Batches, train, grown=grown, **rows), n_tickets
+
+
+def _n_tickets(config: TrainConfig, train: TokenFile) -> int:
+    """Batches of an epoch of the text."""
+    return math.ceil(train.n_sequences(config.seq_len) / config.sequences_per_ticket)
 
 
 def _schedule(
@@ -194,15 +204,19 @@ def _schedule(
 
 
 def _in_steps(
-    budget: Budget, config: TrainConfig, train: TokenFile, n_tickets: int, batches_per_step: float
+    budget: Budget,
+    config: TrainConfig,
+    train: TokenFile,
+    n_tickets: int,
+    batches_per_step: float,
+    tokens_per_batch: float,
 ) -> Budget:
     """Convert epochs, and tokens of examples that differ in length, to steps."""
     if config.epochs is not None and budget.is_open:
         steps = round(config.epochs * n_tickets / batches_per_step, 6)  # so that 300 / 1.2 is 250
         return replace(budget, steps=math.ceil(steps))
-    rows = train.rows(config.seq_len)
-    if rows is None or budget.tokens is None:
+    if train.rows(config.seq_len) is None or budget.tokens is None:
         return budget
-    per_step = float(rows.length.mean()) * config.sequences_per_ticket * batches_per_step
+    per_step = tokens_per_batch * batches_per_step
     steps = math.ceil(budget.tokens / per_step)  # by the mean, whatever the order of the rows
     return replace(budget, tokens=None, steps=min(steps, budget.steps or steps))

@@ -41,11 +41,13 @@ MIN_KEPT = 0.5  # share of a run's documents that its text must have when it is 
 
 
 def located(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with the lasting name of the checkpoint of `init_from`."""
-    if config.init_from is None:
-        return config
-    name = checkpoint.lasting_name(config.init_from, Path(config.runs_dir))
-    return config.having(init_from=name)
+    """Return the configuration with lasting names of the checkpoints that it begins with."""
+    root = Path(config.runs_dir)
+    if config.init_from is not None:
+        config = config.having(init_from=checkpoint.lasting_name(config.init_from, root))
+    if config.resume is not None:
+        config = config.having(resume=str(checkpoint.resumable(config.resume, root)[1]))
+    return config
 
 
 def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
@@ -117,13 +119,20 @@ class Resumption:
         if saved.state["over"] or any(n is not None and n <= 0 for n in rest.values()):
             rest = {unit: None if n is None else 0 for unit, n in rest.items()}
         budget = Budget(**rest)
+        asked_for = ", ".join(f"{unit} {n}" for unit, n in own.items() if n is not None)
         if budget.is_used_up and run.read_status().get("status") == "done":
-            asked_for = ", ".join(f"{unit} {n}" for unit, n in own.items() if n is not None)
             ended = saved.state["ended"] or f"it has used up its budget, {asked_for}"
             raise ConfigError(
                 f"the run {run.directory} is done: {ended}; give "
                 "a further budget with --steps, --tokens or --time: mlxhog train --resume "
                 f"{quoted(run.directory)} --steps {own['steps'] or 1000}"
+            )
+        if budget.is_used_up and (newer := _newer_budget(run, own)):
+            flags = " ".join(f"--{unit} {n}" for unit, n in newer.items())
+            raise ConfigError(
+                f"the budget of {path}, {asked_for}, is used up, and the run was continued with "
+                f"{flags}, of which nothing is in it; give that budget again: mlxhog train "
+                f"--resume {quoted(run.directory)} {flags}"
             )
         return cls(replace(config, **own), run, saved, budget)
 
@@ -149,9 +158,14 @@ class Resumption:
     def budget(self, asked: Budget, batches_per_step: float) -> Budget:
         """The budget of this call: as asked, or the rest of the run's own.
 
-        The rest of epochs or tokens is converted to steps of this number of batches.
+        The rest of epochs or tokens is converted to steps of this number of batches. Further tokens
+        of a cluster count from those that its other machines have trained.
         """
         budget, rest = self.own_budget or asked, self.state["left"]
+        if self.own_budget is None and budget.tokens is not None and self.config.cluster:
+            of_all = self.state.get("cluster", {"tokens": 0, "committed": 0})
+            elsewhere = max(0, of_all["tokens"] - of_all["committed"])
+            budget = replace(budget, tokens=budget.tokens + elsewhere)
         if self.own_budget is not None and budget.steps is not None and "batches_per_step" in rest:
             ratio = rest["batches_per_step"] / batches_per_step
             budget = replace(
@@ -235,6 +249,15 @@ def stored_options(run: Run) -> dict[str, Any]:
     """The options in a run's folder, by name."""
     stored = read_yaml(run.config_path) if run.config_path.is_file() else {}
     return {name: value for name, (value, _) in stored.items()}
+
+
+def _newer_budget(run: Run, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the budget in a run's folder if it is another than a checkpoint's own."""
+    stored, specs = stored_options(run), options(TrainConfig)
+    asked = {unit: stored[unit] for unit in own if unit in stored}
+    if all(str(n) == str(specs[unit].to_yaml_value(own[unit])) for unit, n in asked.items()):
+        return {}
+    return {unit: n for unit, n in asked.items() if n not in (None, "none")}
 
 
 def text_kind(config: TrainConfig) -> str:

@@ -174,17 +174,22 @@ def mean_batches_per_step(config: TrainConfig, strategy: Strategy) -> float:
     return float(strategy.batches_per_step())
 
 
-def sync_steps_before(plan: TextPlan) -> int | None:
-    """Synchronous steps before the lock-free ones of this call (`async_after`); None: no limit."""
+def sync_steps_before(plan: TextPlan, done: int) -> int | None:
+    """Synchronous steps before the lock-free ones of this call (`async_after`); None: no limit.
+
+    `done` batches of the run are finished.
+    """
     share, budget = sync_share(plan), plan.budget
     if not share or plan.strategy.name != SYNC.name:
         return None
-    limits = [
-        max(0, math.ceil(round((share * (limit + before) - before) / per_step, 6)))
-        for limit, before, per_step in (
-            (budget.steps, budget.progress_before, 1),
-            (budget.tokens, budget.tokens_before, plan.strategy.tokens_per_step),
-        )
-        if limit is not None
-    ]
+
+    def until_then(limit: int, before: float) -> int:
+        return max(0, math.ceil(round(share * (limit + before) - before, 6)))
+
+    limits = list[int]()
+    if budget.steps is not None:
+        limits.append(until_then(budget.steps, budget.progress_before))
+    if budget.tokens is not None:
+        tokens = until_then(budget.tokens, budget.tokens_before)
+        limits.append(plan.strategy.steps_of(tokens, done))
     return min(limits, default=None)

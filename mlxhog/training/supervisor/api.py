@@ -123,6 +123,8 @@ def _resolved(config: TrainConfig | str | Path | None, values: ConfigSource) -> 
 def configured(layers: Sequence[ConfigSource]) -> TrainConfig:
     """Merge defaults, the options of a resumed run, and layers, the weakest first.
 
+    `resume` becomes a path, so that `latest` stays the run whose options these are.
+
     Raises:
         ConfigError: every error in any of them.
         RunError: the run to resume does not exist.
@@ -133,7 +135,11 @@ def configured(layers: Sequence[ConfigSource]) -> TrainConfig:
             {name: one for name, one in layer.items() if not _is_open(name, one[0])}
             for layer in layers
         ]
-        layers.insert(0, _of_run(resumed, layers))
+        name, own = _of_run(resumed, layers)
+        layers = [
+            {**one, "resume": (name, one["resume"][1])} if "resume" in one else one
+            for one in (own, *layers)
+        ]
     return train_config(layers)
 
 
@@ -173,23 +179,24 @@ def _name(layers: Iterable[ConfigSource], kind: ComponentRegistry) -> str | None
         return None
 
 
-def _of_run(spec: str, layers: list[ConfigSource]) -> ConfigSource:
-    """The stored options of a run that a resume inherits.
+def _of_run(spec: str, layers: list[ConfigSource]) -> tuple[str, ConfigSource]:
+    """The lasting name of a run, and its stored options that a resume inherits.
 
     Its budget is not inherited: the checkpoint holds the rest. Nor are its initial weights, since
     it has its own.
     """
-    from mlxhog.checkpoint.run import find
+    from mlxhog.checkpoint.run import find, lasting_name
 
-    root = _last(layers, "runs_dir") or str(options(TrainConfig)["runs_dir"].default)
-    run = find(spec, Path(root))
+    root = Path(_last(layers, "runs_dir") or str(options(TrainConfig)["runs_dir"].default))
+    name = lasting_name(spec, root)
+    run = find(name, root)
     run.refuse_links()
     stored = run.options(data=_last(layers, "data"))
     left_out = {*BUDGETS, *INITIAL_WEIGHTS, *decided_anew(stored, layers, run.automatic())}
     # The checkpoint has a model and a tokenizer of its own.
     files = [name for name in ("model", "tokenizer") if name in stored]
     left_out.update(name for name in files if _is_lost(str(stored[name][0])))
-    return {name: value for name, value in stored.items() if name not in left_out}
+    return name, {name: value for name, value in stored.items() if name not in left_out}
 
 
 def decided_anew(

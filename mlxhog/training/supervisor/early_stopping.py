@@ -31,7 +31,7 @@ def _best_of(run: Run, resumed: Checkpoint) -> dict[str, Any] | None:
     # A checkpoint was saved before its own evaluation.
     if run.ended_with(resumed.path):
         return last or own
-    if best is not None and manifest.read_order(best) > manifest.read_order(resumed.path):
+    if best is not None and manifest.read_order(best) >= manifest.read_order(resumed.path):
         with suppress(CheckpointError):  # it is damaged
             record = manifest.read(best)
             n_steps = record["state"].get("used", {}).get("steps")
@@ -44,10 +44,10 @@ class ValidationWatch:
     """The best evaluation during training, and early stopping.
 
     A checkpoint stores the best, so a resumed run continues the count, with full patience, unless
-    it scores another part. From an older checkpoint it continues with the score of that which
-    `best` names, which may have been saved since. The best weights are saved right after their
-    evaluation. Lock-free workers continue while one evaluates, so the saved model is the evaluated
-    one plus the steps since.
+    it scores another part, or is to keep a best whose weights no checkpoint has. From an older
+    checkpoint it continues with the score of that which `best` names, which may have been saved
+    since. The best weights are saved right after their evaluation. Lock-free workers continue while
+    one evaluates, so the saved model is the evaluated one plus the steps since.
     """
 
     def __init__(self, config: TrainConfig, resumption: Resumption | None, text: str) -> None:
@@ -56,8 +56,9 @@ class ValidationWatch:
         self.since = self._evaluations = 0  # evaluations after the best
         self.ended: str | None = None  # reason for an end of training before its budget
         if resumption is not None:
-            best = _best_of(resumption.run, resumption.checkpoint)
-            if best and best.get("text") == text:
+            best, run = _best_of(resumption.run, resumption.checkpoint), resumption.run
+            has_weights = not config.keeps_best or checkpoint.best(run) is not None
+            if best and best.get("text") == text and has_weights:
                 self.best = typed.read(BestScore, best)
         self._earlier = self.best
 
@@ -80,10 +81,10 @@ class ValidationWatch:
         else:
             self.since += 1
         self.show(monitor)
-        if config.stop_at_loss is not None and best.bits_per_byte <= config.stop_at_loss:
+        if config.stop_at_loss is not None and bits <= config.stop_at_loss:
             self.ended = (
-                f"validation text reached {best.bits_per_byte:.3f} bits per byte at step "
-                f"{best.step:,}, and stop_at_loss is {config.stop_at_loss:g}"
+                f"validation text reached {bits:.3f} bits per byte at step {step:,}, and "
+                f"stop_at_loss is {config.stop_at_loss:g}"
             )
         elif config.patience is not None and self.since >= config.patience:
             self.ended = (
@@ -119,11 +120,11 @@ class ValidationWatch:
         result, kept, rose = monitor.progress(), None, False
         last = result.val_bits_per_byte or math.inf
         before = math.inf if self.best is None else self.best.bits_per_byte
-        is_best = result.val_step == result.step and last < before
+        is_scored = result.val_step == result.step and last < math.inf
         try:
-            if saved is not None and (is_best or checkpoint.best(run) is None):
+            if saved is not None and (is_scored and last < before or checkpoint.best(run) is None):
                 checkpoint.mark_best(run, saved)
-                self.best = self._score(last, result.step, monitor) if is_best else self.best
+                self.best = self._score(last, result.step, monitor) if is_scored else None
             if (kept := checkpoint.best(run)) and self.best and last < math.inf:
                 noise = checkpoint.noise(monitor.val_nats, self.best.nats, result.val_bytes or 1)
                 self.best = replace(self.best, noise=noise)

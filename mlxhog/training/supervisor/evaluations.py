@@ -118,7 +118,11 @@ class Evaluations:
             self._begin(self._part.batches, during=True)
 
     def score_base(self) -> None:
-        """Let all workers score the model that a fine-tuning starts from, before its first step."""
+        """Let all workers score the model that a fine-tuning starts from, before its first step.
+
+        Raises:
+            MlxhogError: a worker is lost, as `Workers.watch`; the training needs it.
+        """
         monitor = self._monitor
         self._begin(self._part.batches)
         self._wait()
@@ -138,7 +142,11 @@ class Evaluations:
         self._begin(self._part.batches if alone else self._part.all_batches)
 
     def _wait(self) -> None:
-        """Wait until every batch is scored, the user interrupts, or no worker is left to score."""
+        """Wait until every batch is scored, the user interrupts, or no worker is left to score.
+
+        Raises:
+            MlxhogError: a worker is lost, as `Workers.watch`.
+        """
         session, limit_s = self._session, INTERRUPTED_S if self._interrupts else math.inf
 
         def doing() -> PhaseStatus:
@@ -151,17 +159,11 @@ class Evaluations:
                 or self._has_lost_records()
             )
 
-        try:
-            while session.workers.has_any() and self._share() < 1.0 and not self._is_interrupted():
-                if not session.until(is_over, doing, limit_s):
-                    break
-                if self._share() < 1.0:  # a worker has died, or records are lost
-                    self._begin_round()
-        except LOST_WORKER as error:  # the run is saved
-            what = "the larger validation score is left out"
-            if self._total(0, self._part.batches) is None:
-                what = "the end was not evaluated"
-            session.report(f"{what}: {error}")
+        while session.workers.has_any() and self._share() < 1.0 and not self._is_interrupted():
+            if not session.until(is_over, doing, limit_s):
+                break
+            if self._share() < 1.0:  # a worker has died, or records are lost
+                self._begin_round()
 
     def _has_lost_records(self) -> bool:
         """Whether the workers have ended a round at the end of a run, and a score is missing.
@@ -184,10 +186,16 @@ class Evaluations:
             Diverged: the score is not finite.
         """
         session, monitor, part = self._session, self._monitor, self._part
-        self._wait()
-        if self._total(0, part.batches) is None and self._is_interrupted():
-            self.begin_last()
+        try:
             self._wait()
+            if self._total(0, part.batches) is None and self._is_interrupted():
+                self.begin_last()
+                self._wait()
+        except LOST_WORKER as error:  # the run is saved
+            what = "the larger validation score is left out"
+            if self._total(0, part.batches) is None:
+                what = "the end was not evaluated"
+            session.report(f"{what}: {error}")
         score = self._tell_monitor(monitor.totals()[0])
         if score is None:
             return

@@ -175,7 +175,7 @@ class Reporter:
     def _lr(self) -> float:
         """The learning rate of the next update, with the workers with which training began."""
         count, budget = self.monitor.arena.counters.load, self.monitor.budget
-        rate = self.plan.schedule(budget.step_share(self.plan.strategy.tokens_per_step))
+        rate = self.plan.schedule(budget.step_share(self.plan.strategy.steps_of))
         done = budget.progress(
             steps=count("steps"),
             tokens=count("tokens") + count("tokens_elsewhere"),

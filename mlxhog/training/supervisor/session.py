@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Generic
 
@@ -120,7 +121,8 @@ class Session(Generic[P]):
         fill()
         budget = new.budget.continuing(self.budget, done)
         self.workers.plan, self.workers.budget = new, budget
-        limit = budget.step_limit(new.strategy.tokens_per_step, steps=done, tokens=tokens)
+        steps_of = partial(new.strategy.steps_of, done=self.ledger.count_done())
+        limit = budget.step_limit(steps_of, steps=done, tokens=tokens)
         self.step_limit = limit
         self.arena.counters.store("first_ticket", self.ledger.watermark)
         self._limit(None if limit is None else limit - done, done)

@@ -20,6 +20,7 @@ from mlxhog.base.processes import require_descriptors
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import STARTING, Run, new_run
+from mlxhog.checkpoint.run_files import DAMAGED
 from mlxhog.config.config import TrainConfig
 from mlxhog.display import card
 from mlxhog.display.views import Observer
@@ -57,6 +58,8 @@ NGRAM_S = 1.0  # how long the end of a short run waits for its n-gram baseline
 LEAVING_S = 5.0  # limit for workers to leave
 FOLDER_S = 0.5  # between two looks whether the run's folder was renamed or removed
 INTERRUPTED = "finishing the step; again stops at once"
+END_FIELDS = ("status", "checkpoint", "result", "error", "best")
+"""Fields of run.json on the end of a run."""
 
 
 def train(
@@ -110,6 +113,7 @@ class Training:
         self._stack, self._began_ns, self.run, self.signals = stack, began_ns, run, Interrupts()
         self._follower: Follower | None = None
         folder, earlier = run.directory, plan.resumption
+        self._before = run.read_status()
         if (config := plan.config).follow is not None:
             from mlxhog.training.supervisor.follow import follower_of
 
@@ -138,8 +142,9 @@ class Training:
         if (sidecar := session.workers.sidecar) is not None:
             self.monitor.machines = sidecar.members.reports
         # Steps on text that arrives may have fewer tokens than others.
-        limit = plan.budget.step_limit(plan.strategy.tokens_per_step)
-        session.begin(plan.budget.steps if self._follower else limit, sync_steps_before(plan))
+        done = session.ledger.count_done()
+        limit = plan.budget.step_limit(partial(plan.strategy.steps_of, done=done))
+        session.begin(plan.budget.steps if self._follower else limit, sync_steps_before(plan, done))
         run_folder.write_model(run, plan)
         self._folder = run_folder.FolderFollower(run, lambda: session.plan, stack)
         server = stack.enter_context(arena.serve(socket_path(folder)))
@@ -284,6 +289,11 @@ class Training:
             if not isinstance(error, WorkerFailed):  # its message names a log
                 self.run.write_status({"status": STARTING})  # `new_run` removes it
                 return False
+        of_end: dict[str, Any] = {}
+        if plan.resumption is not None and not session.clock.has_started:  # nothing was trained
+            self.checkpoints.newest = plan.resumption.checkpoint.path
+            if self._before.get("status") != DAMAGED:
+                of_end = {name: self._before.get(name) for name in END_FIELDS}
         newest = None
         with suppress(CheckpointError):
             newest = str(checkpoint.latest(self.run))
@@ -299,7 +309,7 @@ class Training:
         )
         reporter.record("ended", text=": ".join(filter(None, [result.status, result.error])))
         try:  # a full disk does not keep the result from the caller
-            self._write_status(result=result.to_json(), error=result.error)
+            self._write_status(**{"result": result.to_json(), "error": result.error, **of_end})
             card.write(self.run, plan.model)
         except MlxhogError as lacking:
             self.report(f"run.json or the model card is not up to date: {lacking}")
@@ -340,12 +350,12 @@ class Training:
     def _write_status(self, **more: Any) -> None:
         workers, plan = self.session.workers, self.session.plan
         sidecar = workers.sidecar
-        self.reporter.write_status(
-            batch_size=None if plan.batch is None else plan.batch.to_json(),
-            status=self._ending.status,
-            checkpoint=self.checkpoints.newest,
-            notices=list(workers.notices),
-            best=self._watch.to_json(),
+        fields = {
+            "batch_size": None if plan.batch is None else plan.batch.to_json(),
+            "status": self._ending.status,
+            "checkpoint": self.checkpoints.newest,
+            "notices": list(workers.notices),
+            "best": self._watch.to_json(),
             **({} if sidecar is None else {"cluster": sidecar.report()}),
-            **more,
-        )
+        }
+        self.reporter.write_status(**fields | more)

@@ -134,7 +134,7 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
         backend=backend,
         optimizer=optimizer,
         metal=gpu_steps(job, arena),
-        schedule=plan.schedule(job.budget.step_share(strategy.tokens_per_step)),
+        schedule=plan.schedule(job.budget.step_share(strategy.steps_of)),
         budget=job.budget,
         step_limit=job.step_limit,
         decay=plan.decay,

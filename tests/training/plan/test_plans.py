@@ -3,9 +3,11 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 
 from mlxhog import TrainConfig, train
@@ -17,7 +19,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim import SGD
-from mlxhog.training.plan import preview, sizes
+from mlxhog.training.plan import preview, sizes, strategy_rule
 from mlxhog.training.plan import values as job
 from mlxhog.training.plan.decide import make_plan
 from mlxhog.training.plan.initial_weights import BigramWeights
@@ -281,7 +283,40 @@ def test_the_tokens_of_an_epoch_are_those_that_a_run_reads_of_cut_and_of_short_e
         batches = plan.batches()
         read = [batches.at(0, ticket).n_tokens for ticket in range(batches.n_tickets)]
         assert sum(read) == plan.epoch_tokens
-        assert sum(read) / len(read) == pytest.approx(plan.mean_tokens_per_step, rel=0.05)
+        assert sum(read) / len(read) == pytest.approx(plan.mean_tokens_per_step)
+
+
+@each_of("size", [8, 300, 900])
+def test_a_budget_in_tokens_ends_with_the_batch_that_reaches_it(tmp_path, size):
+    options = {"batch_size": size, "steps": None, "tokens": 200_000}
+    plan = make_plan(small_config(tmp_path, **options))
+    batches, strategy = plan.batches(), plan.strategy
+    n = batches.n_tickets
+    sizes = [batches.at(0, ticket).n_tokens for ticket in range(n)]
+    assert sizes[-1] < sizes[0]
+    for done in (0, 1, n - 1, 3 * n + 1):
+        steps = plan.budget.step_limit(partial(strategy.steps_of, done=done))
+        read = np.cumsum([sizes[(done + k) % n] for k in range(steps)])
+        assert read[-1] >= 200_000 > read[-2]
+    many = make_plan(small_config(tmp_path, batch_size=size, steps=10 * n))
+    assert preview.epochs(many) == pytest.approx(10.0)
+
+
+def test_the_synchronous_part_of_a_budget_in_tokens_is_reached_where_batches_are_short(tmp_path):
+    options = {"batch_size": 900, "steps": None, "tokens": 200_000, "async_after": 0.5}
+    plan = make_plan(small_config(tmp_path, workers="mlx:cpu*2", **options))
+    assert plan.n_tickets == 2  # which are one synchronous step
+    steps = strategy_rule.sync_steps_before(plan, 0)
+    assert steps * plan.epoch_tokens >= 100_000 > (steps - 1) * plan.epoch_tokens
+
+
+def test_tokens_of_examples_are_steps_of_the_mean_batch(tmp_path):
+    lines = (json.dumps({"prompt": f"{k:05}", "completion": "a" * 9}) for k in range(48))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    data = {"data": str(tmp_path / "pairs.jsonl"), "tokenizer": "bytes", "batch_size": 32}
+    plan = make_plan(small_config(tmp_path, **data, steps=None, tokens=10_000))
+    assert plan.n_tickets == 2
+    assert plan.budget.steps == math.ceil(10_000 / (plan.epoch_tokens / 2))
 
 
 def test_a_budget_is_counted_in_epochs():

@@ -129,7 +129,7 @@ def test_a_budget_continues_at_the_share_that_is_done_in_steps_of_another_size()
     assert again.progress(steps=40, tokens=0, seconds=0) == pytest.approx(0.6)
     of_time = Budget(seconds=60.0)
     assert of_time.continuing(of_time, steps=20) == of_time
-    assert Budget(tokens=1000).step_limit(100, steps=3, tokens=600) == 3 + 4
+    assert Budget(tokens=1000).step_limit(lambda n: n // 100, steps=3, tokens=600) == 3 + 4
 
 
 @each_of("optimizer", ["muon", "adamw", "soap"])

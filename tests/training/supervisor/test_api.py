@@ -120,6 +120,18 @@ def test_a_run_resumes_with_its_options_as_far_as_the_call_does_not_change_them(
         assert value_of(config, option) == value, option
 
 
+def test_a_resumed_run_is_named_by_its_path_once_its_options_are_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stored = run.create(Path("runs"), "old")
+    for spec, name in (
+        ("latest", stored.directory),
+        (f"{stored.name}/best", stored.directory / "best"),
+        (f"runs/{stored.name}", stored.directory),
+    ):
+        config = configured([{"resume": (spec, "--resume")}])
+        assert config.resume == str(name)
+
+
 def value_of(config, name):
     """An option of a run, or a number of its strategy or optimizer; its default without such."""
     if name in ("lr", "beta1"):

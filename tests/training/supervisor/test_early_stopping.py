@@ -144,6 +144,22 @@ def test_a_new_best_in_the_place_of_another_and_a_second_save_of_it_stay_the_bes
     assert checkpoint.load(checkpoint.best(run)).state["best"]["bits_per_byte"] == 0.9
 
 
+def test_a_best_whose_weights_no_checkpoint_has_is_not_the_best_of_a_resume_that_keeps_one(resumed):
+    run, session, _, saves = resumed
+    (run.checkpoints / "best").unlink()  # as after --no-keep-best
+    how = session.plan.resumption, "some"
+    counted = ValidationWatch(TrainConfig(eval_every=5, keep_best=False), *how)
+    assert counted.best.bits_per_byte == 1.5
+    watch = ValidationWatch(TrainConfig(eval_every=5), *how)
+    assert watch.best is None
+    watch.best, session.step = BestScore(bits_per_byte=1.5, step=15, text="some"), 21
+    now = Progress(step=21, val_bits_per_byte=3.4, val_step=21, val_bytes=160)
+    last, messages = saves.save(), []  # the folder with the weights of step 15 was removed
+    watch.close(run, last, mock.Mock(val_nats=[], progress=lambda: now), messages.append)
+    assert checkpoint.best(run) == last
+    assert (watch.best.bits_per_byte, watch.best.step, messages) == (3.4, 21, [])
+
+
 @pytest.mark.parametrize(("every", "saved"), [("10s", [True, False, True]), (5, [True] * 3)])
 def test_saves_of_the_best_at_an_interval_of_time_take_a_twentieth_of_it(
     tmp_path, monkeypatch, every, saved
@@ -167,6 +183,14 @@ def test_a_loss_that_is_reached_ends_the_run_and_no_best_is_kept_unasked():
     watch = ValidationWatch(TrainConfig(eval_every=5, stop_at_loss=2.0, keep_best=False), None, "")
     assert [ends(watch, k, bits, pytest.fail) for k, bits in enumerate((2.1, 2.0))] == [False, True]
     assert "stop_at_loss is 2" in watch.ended
+
+
+def test_a_loss_that_an_earlier_command_reached_does_not_end_a_resume_that_has_not_reached_it():
+    watch = ValidationWatch(TrainConfig(eval_every=5, stop_at_loss=2.0, keep_best=False), None, "")
+    watch.best = BestScore(bits_per_byte=1.95, step=100)
+    states = [ends(watch, step, bits, pytest.fail) for step, bits in ((107, 2.1), (114, 1.98))]
+    assert states == [False, True]
+    assert "reached 1.980 bits per byte at step 114" in watch.ended
 
 
 @pytest.fixture(scope="module")

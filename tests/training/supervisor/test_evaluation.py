@@ -23,6 +23,7 @@ from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.display.record import RunRecord
 from mlxhog.display.run_page import tiles
+from mlxhog.errors import WorkerFailed
 from mlxhog.progress import NGRAM, Phase
 from mlxhog.training.plan import validation_subset
 from mlxhog.training.plan.decide import make_plan
@@ -137,6 +138,18 @@ def test_batches_whose_records_were_lost_at_the_end_of_a_run_are_scored_again():
     asked.evaluations.finish()
     asked.monitor.add_evaluation.assert_called_once_with(6.0, 12, 9, 20)
     assert not rounds
+
+
+def test_a_worker_lost_before_the_first_step_ends_the_run_and_after_the_last_it_costs_a_score():
+    asked, lost = Asked(eval_every=5), WorkerFailed("worker 1 died 6 times")
+    asked.session.plan.validation.all_batches, asked.session.until.side_effect = 3, lost
+    asked.monitor.totals.return_value = (20, 60)
+    with pytest.raises(WorkerFailed, match="died 6 times"):
+        asked.evaluations.score_base()
+    assert not asked.session.report.called
+    asked.evaluations.begin_last()
+    asked.evaluations.finish()
+    asked.session.report.assert_called_once_with(f"the end was not evaluated: {lost}")
 
 
 def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_steps_any():

@@ -15,12 +15,22 @@ import yaml
 from mlxhog import train
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
+from mlxhog.cli.train import summary
+from mlxhog.config.budget import Budget
+from mlxhog.config.config import TrainConfig
 from mlxhog.data.split import KnownText
+from mlxhog.display.record import resume_flags
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.training.plan.decide import make_plan
+from mlxhog.training.plan.resume import Resumption
+from mlxhog.training.supervisor import training
+from mlxhog.training.supervisor.early_stopping import ValidationWatch
 from mlxhog.training.supervisor.evaluations import Evaluations
+from mlxhog.training.supervisor.run_folder import write_options
 from mlxhog.training.supervisor.session import Session
+from mlxhog.training.supervisor.workers import Workers
 from tests.pairs import each_of
+from tests.saved import save, saved_run
 from tests.training.small import checkpoint_of, filled, identical, parameters, small_config
 
 MUON = {"optimizer": "muon", "lr": 3e-3, "schedule": "constant", "warmup": 0}
@@ -76,6 +86,90 @@ def test_a_resume_that_does_not_fit_is_refused_with_the_way_out(finished, option
     with pytest.raises((CheckpointError, ConfigError), match=words):
         train(replace(config, resume=str(directory), **options))
     assert (directory / "run.json").read_bytes() == before or "optimizer" in options
+
+
+@each_of(("own", "flags"), [("steps", " --steps 7"), ("tokens", " --tokens 7"),
+                            ("epochs", " --epochs 7"), ("time", " --steps 1000")])  # fmt: skip
+def test_a_run_in_rounds_is_continued_in_the_unit_of_its_own_budget(tmp_path, own, flags):
+    options = TrainConfig(**{own: 7}).to_yaml().replace("determinism: none", "determinism: rounds")
+    of = run.create(tmp_path, "rounds", options)
+    assert resume_flags(of, is_done=True) == flags
+    assert resume_flags(of, is_done=False) == ""
+
+
+def test_a_resume_that_trained_nothing_leaves_the_end_of_the_run_as_it_was(tmp_path, monkeypatch):
+    first = train(small_config(tmp_path, steps=2, eval_every="1h"), observer=None)
+    of = run.Run(Path(first.run))
+    before, spawn = of.read_status(), Workers.spawn
+
+    def interrupted(workers):
+        spawn(workers)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Workers, "spawn", interrupted)
+    config = small_config(tmp_path, steps=5, eval_every="1h", resume=first.run)
+    again = train(config, observer=None)
+    assert (again.status, again.steps, again.checkpoint) == ("interrupted", 2, first.checkpoint)
+    after = of.read_status()
+    for name in ("status", "checkpoint", "result", "error", "best"):
+        assert after[name] == before[name], name
+    shown = summary(again)
+    assert "are lost" not in shown
+    assert shown.endswith(" --time 10m")  # as the run is done
+
+
+def test_the_end_of_a_run_is_its_best_after_a_resume_was_killed_before_its_first_save(tmp_path):
+    of, score = saved_run(tmp_path), {"bits_per_byte": 6.9, "step": 4, "text": ""}
+    last = save(of, step=6, state={"best": score, "used": {"steps": 6}})
+    checkpoint.mark_best(of, last)
+    of.write_status({"status": "running", "best": {**score, "bits_per_byte": 6.5, "step": 6}})
+    resumption = Resumption(TrainConfig(), of, checkpoint.load(last), None)
+    watch = ValidationWatch(TrainConfig(), resumption, "")
+    assert (watch.best.bits_per_byte, watch.best.step) == (6.5, 6)
+
+
+def test_a_killed_resume_without_a_save_is_told_from_a_run_that_is_done(tmp_path):
+    first = train(small_config(tmp_path, steps=2))
+    of = run.Run(Path(first.run))
+    write_options(of, make_plan(small_config(tmp_path, steps=5, resume=first.run)))
+    of.write_status({**of.read_status(), "status": "running"})
+    words = "steps 2, is used up, .* with --steps 5, .*: mlxhog train --resume .* --steps 5$"
+    with pytest.raises(ConfigError, match=words):
+        make_plan(small_config(tmp_path, steps=None, resume=first.run))
+    write_options(of, make_plan(small_config(tmp_path, steps=2, resume=first.run)))
+    assert make_plan(small_config(tmp_path, steps=None, resume=first.run)).budget.is_used_up
+
+
+def test_latest_stays_the_run_that_is_locked_where_another_begins_meanwhile(tmp_path, monkeypatch):
+    first, root = saved_run(tmp_path / "runs"), tmp_path / "runs"
+    planned = []
+
+    def begin_another(*_):
+        run.create(root, "other")
+
+    def plan(config, **_):
+        planned.append(config.resume)
+        raise DataError("enough")
+
+    monkeypatch.setattr(training, "require_descriptors", begin_another)
+    monkeypatch.setattr(training, "make_plan", plan)
+    with pytest.raises(DataError, match="enough"):
+        train(TrainConfig(resume="latest", runs_dir=str(root)))
+    assert planned == [str(checkpoint.latest(first))]
+
+
+def test_further_tokens_of_a_cluster_count_from_those_of_its_other_machines():
+    state = {
+        "left": {},
+        "used": {"steps": 9, "tokens": 500, "seconds": 1.0},
+        "cluster": {"tokens": 1000, "committed": 500},
+    }
+    saved, asked = mock.Mock(state=state), Budget(tokens=300)
+    config = mock.Mock(cluster="studio:29400")
+    assert Resumption(config, None, saved, None).budget(asked, 1.0).tokens == 800
+    assert Resumption(config, None, saved, asked).budget(asked, 1.0).tokens == 300
+    alone = mock.Mock(cluster=None)
+    assert Resumption(alone, None, saved, None).budget(asked, 1.0).tokens == 300
 
 
 def test_a_run_that_keeps_no_best_says_how_to(tmp_path):
