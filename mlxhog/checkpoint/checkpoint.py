@@ -435,7 +435,7 @@ def check_architecture(
     several = differences(checkpoint.model, model, ignored)
     if not families.same_adapter(checkpoint.model, model):
         there, here = (
-            "no adapter" if one.adapter is None else f"an adapter of rank {one.adapter.rank}"
+            "no adapter" if one.adapter is None else one.adapter.title
             for one in (checkpoint.model, model)
         )
         several.append(f"it trains {there} there and {here} here, or other layers of it")
