@@ -263,7 +263,11 @@ def find(
             "among its checkpoints, or leave --checkpoint out"
         )
     if is_one:
-        return run, path.resolve() if path.name == BEST else path.absolute()
+        place = path.resolve()
+        of_run = runs.run_of(place if place.is_dir() else place.parent)
+        if path.name == BEST or (run is None and of_run is not None):  # links, which move
+            return run or runs.run_of(place), place
+        return run, path.absolute()
     try:
         run = runs.find(spec, root)
     except RunError as error:
