@@ -1,5 +1,8 @@
 """Adapters: the loss of a model with merged weights, and the gradients that follow from its own."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -211,6 +214,29 @@ def test_a_base_is_converted_once_and_by_one_process_whichever_adapter_it_has(on
         expected = frozen.weight(cfg, files.read(file), name, "8bit").parts
         for part, own in zip(names_of(name), expected, strict=False):
             assert np.array_equal(first[part], own), part
+
+
+def test_a_converted_base_stays_while_a_process_that_has_it_lives(on_disk, tmp_path):
+    cfg, params, file = on_disk
+    code = (
+        "import sys; from pathlib import Path; from mlxhog.backends import frozen; "
+        "print(*[x for p, used in frozen.converted(Path(sys.argv[1])) "
+        "for x in (used, frozen.remove(p))])"
+    )
+    bases = tmp_path / "cache" / "mlxhog" / "bases"
+
+    def elsewhere():
+        command = [sys.executable, "-c", code, str(bases)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert frozen.converted(bases) == []
+    for _ in range(2):
+        frozen.shared(cfg, files.read(file), "4bit", digest="a5")
+        assert elsewhere() == "True False"
+    os.close(frozen._held.pop(bases / "a5-4bit"))  # as when this process ends
+    assert elsewhere() == "False True"
+    frozen.shared(cfg, files.read(file), "4bit", digest="a5")
+    assert (bases / "a5-4bit").is_dir()
 
 
 def test_a_base_with_nan_and_one_of_other_bits_are_refused_and_leave_nothing(on_disk, tmp_path):
