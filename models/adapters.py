@@ -79,6 +79,11 @@ class LoRA(Component):
         """The factor of B A x."""
         return (2 * self.rank if self.alpha is None else self.alpha) / self.rank
 
+    @property
+    def title(self) -> str:
+        """The adapter without its layers, for messages."""
+        return f"an adapter of rank {self.rank} and alpha {self.scale * self.rank:g}"
+
     def matrices(self, spec: ParamSpec) -> Iterator[ParamSpec]:
         """Declare A and B of a weight, if it is a target."""
         from mlxhog.models.spec import ParamSpec, bound
@@ -110,6 +115,8 @@ class LoRA(Component):
     def check(self, specs: Mapping[str, ParamSpec]) -> None:
         """Refuse targets that match nothing or are saved, and a rank above the sides of a matrix.
 
+        So is a module to save with modules inside that are not, which would be trained in part.
+
         `specs` are the parameters of a model with this adapter.
 
         Raises:
@@ -129,6 +136,16 @@ class LoRA(Component):
                         f"lora: {what} has {one!r}, which no layer of this model is called; there "
                         f"are {', '.join(ends)}{did_you_mean(one, ends)}"
                     )
+        for name in filter(self._is_saved, modules):
+            inside = [one for one in modules if one.startswith(f"{name}.")]
+            if apart := [one for one in inside if not self._is_saved(one)]:
+                ends = dict.fromkeys(_BLOCK.split(one)[-1] for one in sorted(apart))
+                own = _BLOCK.split(name)[-1]
+                raise ConfigError(
+                    f"lora: modules_to_save has {own}, of which only a part would be trained "
+                    f"whole: {', '.join(ends)} are modules of their own; name those you mean, or "
+                    f"all: {own},{own}.*"
+                )
         for name, spec in linear.items():
             is_meant = name + A in specs or not (self.targets or any(map(is_adapter, specs)))
             if is_meant and self.rank > min(spec.shape):

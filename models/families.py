@@ -88,11 +88,13 @@ def frozen_names(cfg: ModelConfig) -> list[str]:
 
 
 def same_adapter(a: ModelConfig, b: ModelConfig) -> bool:
-    """Return whether two models train the same parameters, with adapters of the same product."""
+    """Return whether two models train the same parameters, with adapters of the same product.
+
+    Their dropout may differ.
+    """
     if a.adapter is None or b.adapter is None:
         return a.adapter is b.adapter
-    how = [(one.scale, one.dropout) for one in (a.adapter, b.adapter)]
-    return how[0] == how[1] and trainable_spec(a) == trainable_spec(b)
+    return a.adapter.scale == b.adapter.scale and trainable_spec(a) == trainable_spec(b)
 
 
 def param_count(cfg: ModelConfig) -> int:

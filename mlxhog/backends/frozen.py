@@ -12,6 +12,9 @@ Every worker maps the files of the base and reads the tensors where they lie, so
 once in memory. A file in another format is converted once, by `shared`, into the user's cache:
 
     bases/DIGEST-FORMAT/00000.safetensors   one file for each weight: whole, or the folder is absent
+    bases/DIGEST-FORMAT.lock                locked while a process converts or removes the folder
+
+A process that uses a folder has a shared lock on its first file until it ends.
 
 A mapped tensor must not be copied, or each worker had its own base. So a base is read through its
 mapping while it is used, and a program that shortens the file in place ends the workers by a bus
@@ -20,7 +23,8 @@ error. A file that is removed, or replaced by a rename, as downloads are, stays 
 
 import contextlib
 import fcntl
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,7 @@ from numpy.typing import NDArray
 from mlxhog.base import cache, durable, mapped
 from mlxhog.base import tensors as files
 from mlxhog.base.locks import lock_file
+from mlxhog.data.tokens import is_in_use
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks, ShapeError
 from mlxhog.models import families
 from mlxhog.models.adapters import is_adapter
@@ -46,6 +51,9 @@ QUANTIZED_BITS = {"8bit": 8, "4bit": 4}
 """Formats of quantized weights, and their bits per element."""
 
 FORMATS = ("keep", *WEIGHTS, *QUANTIZED_BITS)
+
+_FIRST = "00000.safetensors"
+_held = dict[Path, int]()  # folder of a converted base -> descriptor of its first file
 
 
 def is_reduced(model: ModelConfig, name: str) -> bool:
@@ -130,7 +138,8 @@ def shared(
         CheckpointError: a tensor has NaN or an infinity.
         EnvironmentLacks: the cache cannot be written, or its disk is too small.
 
-    Concurrency: one process converts, and the others wait; what is absent or whole is a folder.
+    Concurrency: one process converts, and the others wait; what is absent or whole is a folder,
+    which `remove` leaves alone until this process ends.
     """
     wanted = dict[str, int]()  # names and bytes
     for name, spec in model.layout.spec.items():
@@ -146,12 +155,12 @@ def shared(
     folder = cache.user_cache_directory() / "bases"
     try:
         target = cache.own_directory(folder) / f"{digest}-{weights}"
-        with open(target.with_name(f"{target.name}.lock"), "w") as lock:
-            with lock_file(lock, target, fcntl.LOCK_EX):
-                if not target.is_dir() or not cache.is_own(target):
-                    size = f"{sum(wanted.values()) / 1e9:.1f} GB"
-                    say(f"converting the base to {weights}, once: {size} in {target}")
-                    _convert(model, tensors, weights, wanted, target)
+        with _locked(target):
+            if not target.is_dir() or not cache.is_own(target):
+                size = f"{sum(wanted.values()) / 1e9:.1f} GB"
+                say(f"converting the base to {weights}, once: {size} in {target}")
+                _convert(model, tensors, weights, wanted, target)
+            _hold(target)
     except OSError as error:
         raise EnvironmentLacks(
             f"{folder}: {durable.explained(error)}; set XDG_CACHE_HOME to a folder on another disk"
@@ -160,6 +169,39 @@ def shared(
     for file in sorted(target.glob("*.safetensors")):
         own |= files.read(file)
     return own
+
+
+@contextlib.contextmanager
+def _locked(target: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
+    with open(target.with_name(f"{target.name.partition('.')[0]}.lock"), "w") as lock:
+        with lock_file(lock, target, kind):
+            yield
+
+
+def _hold(target: Path) -> None:
+    """Mark a folder as in use until this process ends."""
+    own = os.open(target / _FIRST, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # a disk may have no locks
+        fcntl.flock(own, fcntl.LOCK_SH)
+    if (earlier := _held.get(target)) is not None:
+        os.close(earlier)
+    _held[target] = own
+
+
+def converted(bases: Path) -> list[tuple[Path, bool]]:
+    """Return the converted bases in a folder of the cache, and whether a process uses each."""
+    if not bases.is_dir():
+        return []
+    folders = (path for path in sorted(bases.iterdir()) if path.suffix != ".lock")
+    return [(path, is_in_use(path / _FIRST)) for path in folders]
+
+
+def remove(folder: Path) -> bool:
+    """Remove a converted base unless a process uses or converts it; return whether it is gone."""
+    with contextlib.suppress(BlockingIOError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        if not is_in_use(folder / _FIRST):
+            durable.remove(folder)
+    return not os.path.lexists(folder)
 
 
 def _convert(

@@ -101,7 +101,7 @@ class InferenceModel(ABC):
         Tensors have any float dtype. If the framework computes in host memory and a tensor already
         has the right dtype, it is used in place, so a mapped file is not copied; else it is copied
         piece by piece. N-gram tables are read where they are, and stay float32. `weights` is one of
-        `frozen.FORMATS`.
+        `frozen.FORMATS`, of all but an adapter and the modules that are trained whole with it.
 
         Returns:
             Names of the tensors with NaN or an infinity.
@@ -122,11 +122,13 @@ class InferenceModel(ABC):
         self._grams = ngrams.of(model)
         own = () if self._grams is None else self._grams.specs
         self.tables = {name: tensors[name] for name in own}
+        adapted = set[str]() if model.adapter is None else families.trainable_spec(model).keys()
         for name in names:
             tensor = tensors[name]
             if name in self.tables:
                 continue
-            if (is_base or weights != "float32") and frozen.is_reduced(model, name):
+            is_held = is_base or (weights != "float32" and name not in adapted)
+            if is_held and frozen.is_reduced(model, name):
                 value = frozen.weight(model, tensors, name, weights)
                 self.params[name] = self._frozen_weight(value, is_base)
                 finite = (is_base and mapped.is_mapped(tensor)) or mapped.is_finite(tensor)
@@ -148,10 +150,10 @@ class InferenceModel(ABC):
         """
         other, not_finite = copy.copy(self), list[str]()
         other.model, other.params, other._decoder = model, dict(self.params), None
-        other.tables = tables = dict(self.tables)
+        other.tables, other._grams = dict(self.tables), ngrams.of(model)
         for name in families.trainable_spec(model):
-            if name in tables:
-                tables[name], finite = tensors[name], mapped.is_finite(tensors[name])
+            if name in other.tables:
+                other.tables[name], finite = tensors[name], mapped.is_finite(tensors[name])
             else:
                 other.params[name], finite = other._load_tensor(tensors[name])
             if not finite:

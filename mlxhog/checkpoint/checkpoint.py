@@ -263,7 +263,11 @@ def find(
             "among its checkpoints, or leave --checkpoint out"
         )
     if is_one:
-        return run, path.resolve() if path.name == BEST else path.absolute()
+        place = path.resolve()
+        of_run = runs.run_of(place if place.is_dir() else place.parent)
+        if path.name == BEST or (run is None and of_run is not None):  # links, which move
+            return run or runs.run_of(place), place
+        return run, path.absolute()
     try:
         run = runs.find(spec, root)
     except RunError as error:
@@ -435,7 +439,7 @@ def check_architecture(
     several = differences(checkpoint.model, model, ignored)
     if not families.same_adapter(checkpoint.model, model):
         there, here = (
-            "no adapter" if one.adapter is None else f"an adapter of rank {one.adapter.rank}"
+            "no adapter" if one.adapter is None else one.adapter.title
             for one in (checkpoint.model, model)
         )
         several.append(f"it trains {there} there and {here} here, or other layers of it")

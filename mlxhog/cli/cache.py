@@ -69,6 +69,7 @@ class _Entry:
 
 def _entries(folder: Path) -> list[_Entry]:
     """Return what is in the cache folder, tokens first, those of the last use first."""
+    from mlxhog.backends import frozen
     from mlxhog.base.durable import disk_bytes, remove
     from mlxhog.data.prepare import stored_texts
 
@@ -86,12 +87,20 @@ def _entries(folder: Path) -> list[_Entry]:
         )
         for one in texts
     ]  # fmt: skip
+    of_bases = [
+        _Entry(
+            "-".join((digest[:_NAME_LENGTH], held)), "bases", disk_bytes(path),
+            path.lstat().st_mtime, partial(frozen.remove, path), in_use=in_use,
+        )
+        for path, in_use in frozen.converted(folder / "bases")
+        for digest, _, held in [path.name.partition("-")]
+    ]  # fmt: skip
     kinds = {
         "metal": "kernels", "named": "named-files", "doctor": "doctor", "digest": "digests",
-        "bases": "bases",
     }  # fmt: skip
-    others = sorted(set(folder.iterdir()) - {one.path for one in texts} - {folder / "locks"})
-    return of_texts + [
+    known = {folder / "locks", folder / "bases", *(one.path for one in texts)}
+    others = sorted(set(folder.iterdir()) - known)
+    return of_texts + of_bases + [
         _Entry(
             path.name, kinds.get(path.name.partition("-")[0], "other"), disk_bytes(path),
             path.lstat().st_mtime, partial(gone, path),

@@ -10,9 +10,14 @@ A message is a turn: it begins a line with the label of its role. An answer ends
 training adds after every answer, and where the model begins another turn (`STOPS`). A label that
 begins a line within a message gets a blank before it, so that no message looks like several.
 `texts/chat_template.jinja` writes the same text, after BOS, for `apply_chat_template`.
+
+An answer is encoded apart from the text around it (`cut_at_answers`): some tokenizers join the
+full stop at its end with the line break behind it.
 """
 
 import json
+import re
+from itertools import pairwise
 from typing import Any
 
 from mlxhog.errors import DataError, shown
@@ -34,6 +39,8 @@ _SPEAKERS = {"human": "user", "gpt": "assistant"}
 """Roles in ShareGPT's field `from`, whose text is in `value`."""
 
 _ANSWER = f"{LABELS['assistant']}:"
+_TURN = re.compile("|".join(STOPS))
+_BEGINNINGS = tuple(f"{label}: " for label in dict.fromkeys(LABELS.values()))
 _PARTS = ("text", "refusal")  # types of the parts of a content that are text
 
 
@@ -62,9 +69,15 @@ def prompt(messages: object, *, continues: bool = False) -> str:
 
 
 def context(text: str) -> str | None:
-    """Return a conversation up to its first answer, or ""; None for other text."""
-    begin, answer, _ = text.partition(f"\n{_ANSWER}")
-    return (begin + answer) * bool(answer) if text.startswith(("User: ", "System: ")) else None
+    """Return a conversation up to its first answer to a user, or ""; None for other text.
+
+    The first answer may be a greeting, before any message of a user.
+    """
+    if not text.startswith(_BEGINNINGS):
+        return None
+    asked = max(f"\n{text}".find("\nUser: "), 0)
+    begin, answer, _ = text[asked:].partition(f"\n{_ANSWER}")
+    return (text[:asked] + begin + answer) * bool(answer)
 
 
 def question(context: str) -> str | None:
@@ -98,6 +111,22 @@ def pieces(messages: object) -> list[str]:
             "remove it, or write it as one text"
         )
     return [*cut, "".join(context)] if context else cut
+
+
+def cut_at_answers(text: str) -> list[str]:
+    """Cut a text before and after each answer of a conversation, for a tokenizer.
+
+    Joined, the parts are the text. A conversation has the same cuts in its `pieces` and as a whole.
+    """
+    if _ANSWER not in text:
+        return [text]
+    is_answer = text.startswith(_ANSWER)
+    cuts = [0, len(_ANSWER) * is_answer]
+    for turn in _TURN.finditer(text):
+        cuts += [turn.start()] * is_answer
+        is_answer = turn[0] == f"{JOINT}{_ANSWER}"
+        cuts += [turn.end()] * is_answer
+    return [text[begin:end] for begin, end in pairwise([*cuts, len(text)]) if begin < end]
 
 
 def _weight(number: int, messages: Any) -> int:

@@ -47,7 +47,7 @@ from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter, is_in_use, item_size
 from mlxhog.errors import DataError, EnvironmentLacks
 
-_VERSION = "mlxhog-prepared-5"
+_VERSION = "mlxhog-prepared-6"
 _RECORD = "prepared.json"
 OPTIONS = ("text_key", "document_separator", "skip_machine_data", "loss_on", "val")
 """Options of `train` that are arguments of `prepare`."""

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from mlxhog.base import plain_json, reading
 from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_bytes
+from mlxhog.data import conversations
 from mlxhog.data.foreign_tokenizers import EncoderProcess, accepted, tokenizer_errors
 from mlxhog.data.sotu import SOTU, SOTU_SHA256
 from mlxhog.data.texts import package_file
@@ -165,13 +166,20 @@ class BpeTokenizer(Tokenizer):
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[bytes]) -> list[NDArray[np.int32]]:
-        """Return the ids of each text as `encode`; several texts are encoded in parallel."""
-        ids, waiting, n_bytes = list[NDArray[np.int32]](), list[str](), 0
+        """Return the ids of each text as `encode`; several texts are encoded in parallel.
+
+        Answers of conversations are encoded apart.
+        """
+        ids, waiting, n_bytes = list[NDArray[np.int32]](), list[list[str]](), 0
         for number, text in enumerate(texts, start=1):
-            waiting.append(text.decode(errors="replace"))
+            waiting.append(conversations.cut_at_answers(text.decode(errors="replace")))
             n_bytes += len(text)
             if n_bytes * self._growth >= _TOGETHER or number == len(texts):
-                ids += self._encoded(waiting)
+                parts = [part for one in waiting for part in one]
+                together = [[part] for part in parts] if len(texts) == 1 else [parts]
+                encoded = iter([part for one in together for part in self._encoded(one)])
+                every = ([next(encoded) for _ in one] for one in waiting)
+                ids += [one[0] if len(one) == 1 else np.concatenate(one) for one in every]
                 waiting, n_bytes = [], 0
         return ids
 

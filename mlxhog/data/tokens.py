@@ -68,7 +68,7 @@ class ExampleRows:
     ends: NDArray[np.bool_]  # whether its last label is the BOS that ends its document
     document: Int64  # number of its document
     cut: int  # number of answers whose context has lost its beginning
-    longest: int  # number of labels of the longest row before cuts
+    longest: int  # number of labels of the longest of these before that
 
     @classmethod
     def of(
@@ -99,7 +99,7 @@ class ExampleRows:
             ends=place == counts[document] - 1,
             document=document,
             cut=int((skipped > 0).sum()),
-            longest=int(lengths.max(initial=0)),
+            longest=int(lengths[skipped > 0].max(initial=0)),
         )
 
     def __len__(self) -> int:

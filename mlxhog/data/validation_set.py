@@ -5,7 +5,6 @@ does the n-gram baseline.
 """
 
 import hashlib
-import itertools
 import json
 import math
 import re
@@ -59,14 +58,15 @@ _WORD = re.compile(rf"(?<![a-z0-9])({'|'.join(_KINDS)})(?![a-z])")
 def beginning(file: TokenFile, tokenizer: Tokenizer) -> tuple[str, str]:
     """Return the kind of a validation set, and a prompt from one of its documents, for samples.
 
-    The prompt is a conversation up to its first answer, an example's prompt, or a text's start.
+    The prompt is a conversation up to its first answer to a user, an example's prompt, or a text's
+    start.
     """
     kind, prompt = "plain text", "The"
-    places = itertools.pairwise(file.starts[: _BEGINNINGS + 1].astype(np.int64).tolist())
-    for number, (first, end) in enumerate(places):
-        ids = file.ids(first, min(end, first + _PROMPT_TOKENS)).astype(np.int32)
+    for number, first in enumerate(file.starts[:-1][:_BEGINNINGS].astype(np.int64).tolist()):
+        ids = file.ids(first, first + _PROMPT_TOKENS).astype(np.int32)
         if ids[0] != file.bos:  # a later answer of a conversation
             continue
+        ids = ids[: 1 + np.argmax(ends)] if (ends := ids[1:] == file.bos).any() else ids
         asked = 0 if file.prompts is None else int(file.prompts[number])
         text = tokenizer.decode(ids).decode(errors="ignore")
         if (context := conversations.context(text)) is not None:

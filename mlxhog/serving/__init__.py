@@ -38,7 +38,8 @@ class LoadOptions:
 
     backend: str = backend_option()
     weights: str = option(
-        "float32", "format of the weights in memory",
+        "float32",
+        "format of the weights in memory; for a run's adapter float32 is its --base-weights",
         choices=("float32", "bfloat16", "8bit", "4bit"),
     )  # fmt: skip
     mode: str = option(

@@ -237,7 +237,8 @@ def load(
         backend: "torch", "mlx", a device such as "mlx:cpu", or "auto": MLX on a Mac, torch
             elsewhere, or the one that is installed. MLX is the GPU if there is one, but the CPU for
             models that its native decoder runs faster (`mlxhog doctor` measures it).
-        weights: format in the backend: "float32", "bfloat16", "8bit" or "4bit".
+        weights: format in the backend: "float32", "bfloat16", "8bit" or "4bit"; for
+            float32 a run with an adapter has the format of its base in training.
         mode: which weights of a run that trains are read, one of `mlxhog.serving.MODES`.
         runs_dir: the folder of the runs.
         wait: seconds to wait for a run that is starting.
@@ -262,7 +263,7 @@ def load(
     policy = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     try:
         with environment(policy):
-            is_native = weights == "float32" and lm_native.can_decode(opened[1])
+            is_native = opened[0].weights == "float32" and lm_native.can_decode(opened[1])
             native_params = families.param_count(opened[1]) if is_native else None
             return LoadedModel(backends.create_alone(backend, native_params), *opened)
     except BaseException:

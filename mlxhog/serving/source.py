@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +60,7 @@ class WeightSource:
     """Weights that may change; used by the thread of the backend into which they are loaded."""
 
     mode: str  # one of `READ_MODES`
+    weights: str  # their format in the backend
     name: str  # of the run, average or checkpoint, for people
     note = ""  # why the weights are not read as requested
     counts_updates = True  # whether versions are known; foreign checkpoints have none
@@ -98,18 +100,26 @@ class WeightSource:
 class CheckpointWeights(WeightSource):
     """Weights of a checkpoint, which never change, whatever the requested read mode.
 
-    `weights` is their dtype in the backend; `note` says why the run itself is not read.
+    `weights` is their format in the backend; for float32 an adapter of a run has that of its base
+    in the run, so it scores what the run's own evaluations do. `note` says why the run itself is
+    not read.
     """
 
     def __init__(self, opened: Opened, mode: str, weights: str, note: str = "") -> None:
-        self._opened, self._weights, self.note = opened, weights, note
+        self._opened, self.weights, self.note = opened, weights, note
         self._tensors = opened.tensors
         self.mode = READ_MODES[0] if mode == CHECKPOINT else mode
         path, run = opened.path, run_of(opened.path)
         of_run = "" if run is None else f" of run {run.name}"
         self.name = f"checkpoint {hub.title(path) or path.name}{of_run}"
         self.counts_updates = (path / manifest.NAME).is_file()
-        self._version = manifest.read(path)["step"] if self.counts_updates else 0
+        record: dict[str, Any] = {"step": 0, "state": {}}
+        if self.counts_updates:
+            record = manifest.read(path)
+        self._version: int = record["step"]
+        if weights == "float32" and opened.base is not None:
+            held = record["state"].get("base", {}).get("weights", "keep")
+            self.weights = weights if held == "keep" else held
 
     def newest(self) -> int:
         """The checkpoint's version."""
@@ -117,7 +127,7 @@ class CheckpointWeights(WeightSource):
 
     def load(self, backend: Backend) -> LoadedWeights:
         """Load the weights into the backend; see `WeightSource.load`."""
-        not_finite = backend.load(self._opened.config, self._tensors, weights=self._weights)
+        not_finite = backend.load(self._opened.config, self._tensors, weights=self.weights)
         refuse_not_finite(not_finite, self._opened.path)
         return LoadedWeights(version=self._version, oldest=self._version)
 
@@ -133,9 +143,9 @@ class NoWeights(ArenaError):
 class RunWeights(WeightSource):
     """Weights in the arena of a run that trains.
 
-    It owns the connected arena, unless an error is raised here. `weights` is the dtype in the
-    backend, `patience_s` the longest wait for the first snapshot. Of a run with an adapter the
-    `base` is loaded once, and then the adapter alone changes.
+    It owns the connected arena, unless an error is raised here. `weights` is as of
+    `CheckpointWeights`, `patience_s` the longest wait for the first snapshot. Of a run with an
+    adapter the `base` is loaded once, and then the adapter alone changes.
 
     Raises:
         NoWeights: the mode needs snapshots, and the run publishes none.
@@ -154,8 +164,9 @@ class RunWeights(WeightSource):
         patience_s: float = 2 * CONNECT_S,
     ) -> None:
         self.mode, self._patience_s = mode, patience_s
-        self._arena, self._model, self._weights, self._name = arena, model, weights, name
+        self._arena, self._model, self._name = arena, model, name
         self._base = base
+        self.weights = base.weights if base is not None and weights == "float32" else weights
         segments = arena.layout.segments
         self._n = arena.layout.probe.offset  # floats of the parameters
         self._shared, self.name = arena.params, f"run {name}"
@@ -218,15 +229,14 @@ class RunWeights(WeightSource):
         out = np.zeros(layout.n_floats, np.float32)
         loaded = self._read(out[: self._n])
         self._version = loaded.version
-        if self._base is None and self._weights != "float32":
+        if self._base is None and self.weights != "float32":
             tensors = {name: parameter(out, slot) for name, slot in layout.slots.items()}
-            not_finite = backend.load(self._model, tensors, weights=self._weights)
+            not_finite = backend.load(self._model, tensors, weights=self.weights)
             refuse_not_finite(not_finite, Path(self._name))
             return self.with_age(loaded)
         if self._bound is not backend:
             if self._base is not None:
-                weights = self._base.weights if self._weights == "float32" else self._weights
-                replace(self._base, weights=weights).load_into(backend, self._model)
+                replace(self._base, weights=self.weights).load_into(backend, self._model)
             backend.bind(self._model, layout)
             self._bound = backend
         backend.copy_in(out)

@@ -1,5 +1,8 @@
 """Adapters: the loss of a model with merged weights, and the gradients that follow from its own."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -14,7 +17,7 @@ from mlxhog.backends import frozen
 from mlxhog.base import mapped
 from mlxhog.base import tensors as files
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.models import families, lm, lm_float64
+from mlxhog.models import families, lm, lm_float64, ngrams
 from mlxhog.models.adapters import LoRA, is_adapter, merged
 from mlxhog.models.layers import BUILT_IN
 from mlxhog.models.mad.sequence import parse
@@ -89,6 +92,16 @@ def test_an_adapter_has_the_loss_and_the_gradients_of_the_merged_model(
 def test_an_adapter_that_does_not_fit_is_refused_with_what_would(adapter, says):
     with pytest.raises(ConfigError, match=says):
         families.param_spec(replace(SMALLEST, adapter=adapter))
+
+
+def test_a_module_to_save_that_holds_others_is_refused_unless_these_are_saved_too():
+    with pytest.raises(ConfigError, match="xlstm, of which only a part.* xlstm.proj_up.* are mod"):
+        families.param_spec(replace(MODELS["v1"], adapter=LoRA(rank=2, modules_to_save=("xlstm",))))
+    whole = LoRA(rank=2, modules_to_save=("xlstm", "xlstm.*"))
+    trained = families.trainable_spec(replace(MODELS["v1"], adapter=whole))
+    own = {name for name in families.param_spec(MODELS["v1"]) if ".xlstm." in name}
+    assert own
+    assert own == {name for name in trained if not is_adapter(name)}
 
 
 @pytest.mark.parametrize(
@@ -203,6 +216,29 @@ def test_a_base_is_converted_once_and_by_one_process_whichever_adapter_it_has(on
             assert np.array_equal(first[part], own), part
 
 
+def test_a_converted_base_stays_while_a_process_that_has_it_lives(on_disk, tmp_path):
+    cfg, params, file = on_disk
+    code = (
+        "import sys; from pathlib import Path; from mlxhog.backends import frozen; "
+        "print(*[x for p, used in frozen.converted(Path(sys.argv[1])) "
+        "for x in (used, frozen.remove(p))])"
+    )
+    bases = tmp_path / "cache" / "mlxhog" / "bases"
+
+    def elsewhere():
+        command = [sys.executable, "-c", code, str(bases)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert frozen.converted(bases) == []
+    for _ in range(2):
+        frozen.shared(cfg, files.read(file), "4bit", digest="a5")
+        assert elsewhere() == "True False"
+    os.close(frozen._held.pop(bases / "a5-4bit"))  # as when this process ends
+    assert elsewhere() == "False True"
+    frozen.shared(cfg, files.read(file), "4bit", digest="a5")
+    assert (bases / "a5-4bit").is_dir()
+
+
 def test_a_base_with_nan_and_one_of_other_bits_are_refused_and_leave_nothing(on_disk, tmp_path):
     cfg, params, file = on_disk
     tensors = dict(files.read(file))
@@ -285,6 +321,39 @@ def test_a_loaded_adapter_decodes_natively_with_the_logits_of_its_merged_model(b
         assert np.array_equal(found, expected)
     prefilled, _ = adapted.logits(tokens, None)
     assert_close(prefilled, expected, LOGITS_F32)
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "8bit", "4bit"])
+@pytest.mark.parametrize("family", ["large", "tied"])
+def test_a_loaded_adapter_and_its_modules_to_save_stay_float32_beside_a_base_of_few_bits(
+    family, weights
+):
+    saved = tuple(
+        name.removesuffix(".weight")
+        for name in (families.embedding(BASES[family]), families.head(BASES[family]))
+    )
+    cfg = replace(BASES[family], adapter=replace(LORA, modules_to_save=saved))
+    params, tokens = drawn(cfg), batch(2, 9).x
+    backend = backends.create("torch:cpu", threads=1, kernels="auto")
+    assert backend.load(cfg, params, weights=weights) == []
+    for name in families.trainable_spec(cfg):
+        assert np.array_equal(backend.params[name].numpy(), params[name]), name
+    found, _ = backend.all_logits(tokens, None)
+    trained, _ = bound("torch:cpu", cfg, params, weights=weights).all_logits(tokens, None)
+    assert np.array_equal(found, trained)
+
+
+def test_an_adapter_beside_a_model_reads_its_tables_with_the_resets_of_its_own_training():
+    base = config(vocab_size=48, bos_token_id=3, ngram_orders=(2, 3), ngram_rows=64)
+    cfg = replace(base, adapter=LORA, reset_at_document_boundaries=True)
+    params, tokens = drawn(cfg), np.array([[5, 6, 3, 7, 3, 8]], np.int32)
+    for name in ngrams.of(cfg).specs:  # zeros at first
+        params[name] = np.random.default_rng(1).standard_normal(params[name].shape, np.float32)
+    beside, alone = (backends.create("torch:cpu", threads=1, kernels="auto") for _ in range(2))
+    beside.load(base, params)
+    alone.load(cfg, params)
+    adapted, _ = beside.with_adapter(cfg, params)
+    assert_close(adapted.all_logits(tokens, None)[0], alone.all_logits(tokens, None)[0], LOGITS_F32)
 
 
 @pytest.mark.parametrize("backend", NAMES)

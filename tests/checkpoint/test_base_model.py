@@ -4,12 +4,13 @@ import os
 import pickle
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlxhog.base import mapped, tensors
-from mlxhog.checkpoint import formats, manifest
+from mlxhog.checkpoint import checkpoint, formats, manifest
 from mlxhog.checkpoint.base_model import BaseModel, described_adapter, read_adapter
 from mlxhog.checkpoint.formats.converting import convert
 from mlxhog.errors import CheckpointError, ConfigError
@@ -80,6 +81,18 @@ def test_a_run_keeps_its_base_when_it_is_gone_elsewhere(tmp_path):
     opened = formats.open(folder)
     assert opened.base.path == tmp_path / "run" / "base"
     assert opened.config.adapter is not None
+
+
+def test_a_base_that_is_named_by_a_link_of_its_run_is_kept_when_the_link_moves(tmp_path):
+    run, own = (saved_run(tmp_path / "runs", name) for name in "ab")
+    for name in ("", "model.safetensors"):
+        path = checkpoint.locate(str(run.model / name), tmp_path)
+        base = BaseModel.of(formats.open(path))
+        assert base.kept(own).path == Path("base")
+        shutil.rmtree(own.directory / "base")
+    digest, kept = base.digest, base.kept(own).inside(own.directory)
+    save(run, params=families.init_params(SMALL, seed=5), step=1, keep_last=1)
+    assert formats.open(run.model).digest() != digest == formats.open(kept.path).digest()
 
 
 @pytest.mark.parametrize("to", ["peft", "mlx-lm-adapter"])

@@ -197,13 +197,17 @@ def test_a_checkpoint_is_found_by_its_path_its_run_or_its_name_in_it_and_with_it
         (str(path), path), (str(run.directory), path), (run.name, path), (run.name[-3:], path),
         ("latest", path), (str(first), first), (f"{run.name}/best", first),
         (str(run.checkpoints / "best"), first), ("latest/best", first), ("latest/latest", path),
+        (str(run.model), path),
     ):  # fmt: skip
         assert checkpoint.find(spec, root) == checkpoint.resumable(spec, root) == (run, expected)
-        assert runs.find(spec, root) == run  # of every command that takes a run
+        if spec != str(run.model):
+            assert runs.find(spec, root) == run  # of every command that takes a run
     for spec in ("latest/best", str(first)):
         with pytest.raises(RunError):  # to remove a run it has to be named itself
             runs.find(spec, root, whole=True)
-    assert checkpoint.find(str(run.model), root) == (None, run.model)
+    file = "model.safetensors"
+    assert checkpoint.find(str(run.model / file), root) == (None, path / file)
+    assert checkpoint.lasting_name(str(run.model), root) == str(path)
     shutil.copytree(first, run.name)  # the name of a run is that run
     assert checkpoint.find(run.name, root) == (run, path)
     assert checkpoint.locate("latest", root, "step-00000001") == first

@@ -1,5 +1,6 @@
 """`mlxhog cache`: what is kept, with its text and size; `cache clear` removes what nobody uses."""
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,25 @@ def test_a_text_is_cleared_by_the_name_that_the_list_has_here(texts, monkeypatch
     removed = told(capsys, "cache", "clear", two, "--yes")["removed"]
     assert [each["text"] for each in removed] == ["\n".join(texts), texts[1]]
     assert f"removed {one} (" in said(capsys, "cache", "clear", f"./{one}", "--yes").out
+
+
+def test_a_converted_base_is_listed_and_stays_while_a_process_uses_it(capsys):
+    bases = user_cache_directory() / "bases"
+    for name in ("b" * 64 + "-4bit", "a" * 64 + "-8bit", "c" * 64 + "-4bit.part"):
+        (bases / name).mkdir(parents=True)
+        (bases / name / "00000.safetensors").write_bytes(b"x" * 100)
+        (bases / f"{name}.lock").touch()
+    listed = [one for one in told(capsys, "cache")["entries"] if one["kind"] == "bases"]
+    names = ["a" * 12 + "-8bit", "b" * 12 + "-4bit", "c" * 12 + "-4bit.part"]
+    assert [(one["name"], one["bytes"]) for one in listed] == [(name, 100) for name in names]
+    with open(bases / ("b" * 64 + "-4bit") / "00000.safetensors") as used:
+        fcntl.flock(used, fcntl.LOCK_SH)
+        facts = told(capsys, "cache", "clear", "bases", "--yes")
+    assert [one["name"] for one in facts["removed"]] == names[::2]
+    assert [(one["name"], one["in_use"]) for one in facts["kept"]] == [(names[1], True)]
+    assert [
+        one["name"] for one in told(capsys, "cache", "clear", names[1], "--yes")["removed"]
+    ] == [names[1]]
 
 
 def test_a_cache_that_does_not_exist_is_empty(tmp_path, monkeypatch, capsys):

@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from mlxhog.data import conversations, records
 from mlxhog.data.batch import IGNORED
+from mlxhog.data.foreign_tokenizers import PATTERNS
 from mlxhog.data.prepare import prepare
 from mlxhog.data.records import Example
-from mlxhog.data.tokenizers import ByteTokenizer, train_bpe
+from mlxhog.data.tokenizers import BOS_TOKEN, BpeTokenizer, ByteTokenizer, train_bpe
 from mlxhog.errors import DataError
 from tests.data.token_files import token_file, written
 from tests.pairs import each_of
@@ -60,9 +62,26 @@ def example(messages):
     return text
 
 
+TEXTS = [bytes(example(talk)) for talk in TALKS] * 4
+
+
 def tokenizers():
-    texts = [bytes(example(talk)) for talk in TALKS] * 4
-    return [ByteTokenizer(), train_bpe(texts, 400)]
+    return [ByteTokenizer(), train_bpe(TEXTS, 400)]
+
+
+def of_llama():
+    """A tokenizer with the pattern of Llama 3, which joins punctuation and a line break."""
+    (pattern,) = (one for one in PATTERNS if "{1,3}" in one)
+    own = Tokenizer(models.BPE())
+    parts = [
+        pre_tokenizers.Split(Regex(pattern), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+    own.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    how = {"special_tokens": [BOS_TOKEN], "initial_alphabet": letters, "show_progress": False}
+    own.train_from_iterator(map(bytes.decode, TEXTS), trainers.BpeTrainer(vocab_size=400, **how))
+    return BpeTokenizer(own.to_str().encode(), BOS_TOKEN, "llama")
 
 
 def test_a_conversation_is_a_line_for_each_turn_and_ends_where_the_answer_begins():
@@ -114,7 +133,7 @@ def test_every_answer_is_a_row_with_the_tokens_that_serving_reads_before_it(tmp_
         answers = [answer for _, answer in example(talk).turns()]
         expected += zip(prompts, answers, strict=True)
     expected += [("", b"plain text"), ("2+2=\n", b"4")]
-    for k, tokenizer in enumerate(tokenizers()):
+    for k, tokenizer in enumerate([*tokenizers(), of_llama()]):
         documents = [*map(example, TALKS), b"plain text", Example(b"2+2=", b"4")]
         file = token_file(tmp_path / str(k), documents, tokenizer)
         assert file.rows(512).cut == 0
@@ -127,6 +146,23 @@ def test_every_answer_is_a_row_with_the_tokens_that_serving_reads_before_it(tmp_
             context = [tokenizer.bos, *tokenizer.encode(prompt.encode()).tolist()]
             assert batch.x[0, : counted[0] + 1].tolist() == context
         assert file.n_sequences(512) == len(expected)
+
+
+def test_an_answer_has_the_same_tokens_in_a_prompt_whether_its_loss_counts_or_not():
+    tokenizer = of_llama()
+    assert b'"}\n' in tokenizer.token_bytes
+    for talk in TALKS:
+        pieces = conversations.pieces(talk)
+        masked = [{**one, "weight": 0} for one in talk[:-1]] + talk[-1:]
+        whole = tokenizer.encode("".join(pieces).encode()).tolist()
+        for parts in (pieces, conversations.pieces(masked)):
+            every = tokenizer.encode_all([part.encode() for part in parts])
+            assert np.concatenate(every).tolist() == whole
+        ends = np.cumsum([len(tokenizer.token_bytes[i]) for i in whole]).tolist()
+        assert {*np.cumsum([len(part.encode()) for part in pieces]).tolist()} <= {*ends}
+    assert conversations.cut_at_answers("") == [""]
+    plain = "one\nAssistants: two"
+    assert conversations.cut_at_answers(plain) == [plain]
 
 
 def test_an_answer_of_weight_0_is_context_as_are_those_of_a_prompt():

@@ -212,6 +212,13 @@ def test_rows_count_every_label_of_a_completion_once_and_none_of_a_prompt(docume
     assert rows.cut == sum(p > 0 for p, c in documents if 1 + p + c > seq_len)
 
 
+def test_the_longest_is_of_the_examples_that_lose_a_beginning_and_not_of_plain_documents(tmp_path):
+    examples = [Example(b"x" * n, b"\ny") for n in (3, 40, 60)]
+    rows = token_file(tmp_path, [*examples, b"word " * 200]).rows(32)
+    assert (rows.cut, rows.longest) == (2, 63)
+    assert token_file(tmp_path / "plain", [examples[0], b"word " * 200]).rows(32).longest == 0
+
+
 def test_the_same_tokens_with_another_prompt_are_another_text(tmp_path):
     texts = (Example(b"a ", b"bc"), Example(b"a b", b"\tc"), b"a bc")
     files = [token_file(tmp_path / str(k), [text]) for k, text in enumerate(texts)]

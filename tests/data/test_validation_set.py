@@ -56,6 +56,8 @@ def test_a_word_that_is_no_rule_is_refused_also_where_data_bring_their_validatio
 
 def test_samples_begin_as_a_validation_document_does(tmp_path):
     talk = [b"User: hi\nAssistant:", b" yo", b"\nUser: why\nAssistant:", b" so"]
+    greeting = [b"Assistant:", b" Hi, ask me!", b"\n" + talk[0], *talk[1:]]
+    greeted = "Assistant: Hi, ask me!\nUser: hi\nAssistant:"
     for k, (kind, prompt, *documents) in enumerate(
         [
             ("plain text", "Soup", b"# Soup\n\nWater and salt, then "),
@@ -65,6 +67,14 @@ def test_samples_begin_as_a_validation_document_does(tmp_path):
             ("conversations", "User: hi\nAssistant:", Example(*talk)),
             ("conversations", "User: hi\nAssistant:", b"".join(talk)),
             ("conversations", "User: Hello\nAssistant:", Example(b"User: " + b"x" * 400, b" y")),
+            ("conversations", greeted, Example(*greeting), Example(b"2+2=", b"4")),
+            ("conversations", greeted, b"".join(greeting)),
+            (
+                "conversations",
+                "Tool: 9\nUser: hi\nAssistant:",
+                Example(b"Tool: 9\n" + talk[0], b""),
+            ),
+            ("conversations", "System: s\nAssistant:", Example(b"System: s\nAssistant:", b" a")),
             ("prompts and answers", "2+2=\n", Example(b"x" * 400, b"y"), Example(b"2+2=", b"4")),
         ]
     ):

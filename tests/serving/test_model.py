@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,16 +11,19 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from mlxhog import errors, load
-from mlxhog.checkpoint import checkpoint
+from mlxhog import backends, errors, load
+from mlxhog.checkpoint import checkpoint, formats
+from mlxhog.checkpoint.base_model import BaseModel
 from mlxhog.data.tokenizers import train_bpe
 from mlxhog.decoding import scoring
 from mlxhog.decoding.options import Sampling
+from mlxhog.models import families
+from mlxhog.models.adapters import LoRA
 from tests.checkpoint.formats import peers
 from tests.cli.command import refused, said, told
 from tests.odd_disk import held_elsewhere
 from tests.pairs import each_of
-from tests.saved import saved_run
+from tests.saved import SMALL, save, saved_run
 from tests.tolerances import LOGITS_F32, assert_close
 
 
@@ -59,6 +63,22 @@ def test_score_is_the_cross_entropy_of_a_document_in_bits_per_byte(model, monkey
     assert model.score(text) == pytest.approx(expected, rel=1e-5)
     monkeypatch.setattr(scoring, "SCORED_TOKENS", 7)  # with the state from piece to piece
     assert model.score(text) == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_adapter_of_a_run_is_read_beside_its_base_as_the_run_held_it(tmp_path):
+    base = formats.open(saved_run(tmp_path / "runs", "base").model.resolve())
+    cfg, run = replace(SMALL, adapter=LoRA(rank=2)), saved_run(tmp_path / "runs", "own")
+    params = families.init_params(cfg, 1) | dict(base.tensors)
+    own = {name: params[name] for name in families.trainable_spec(cfg)}
+    backend, ids = backends.create("torch:cpu", threads=1, kernels="auto"), np.arange(9)
+    for asked, of_run, held in (
+        ("float32", "4bit", "4bit"), ("8bit", "4bit", "8bit"), ("float32", "keep", "float32"),
+    ):  # fmt: skip
+        save(run, cfg, own, step=1, base=BaseModel.of(base, of_run))
+        backend.load(cfg, params, weights=held)
+        with load(run.directory, backend="torch:cpu", weights=asked) as model:
+            assert model.follower.source.weights == held
+            assert np.array_equal(model.logits(ids), backend.all_logits(ids[None], None)[0][0])
 
 
 def loads(**how):

@@ -210,22 +210,30 @@ def _content(
     source: Opened, to: str, dtype: np.dtype[Any] | None
 ) -> tuple[dict[str, NDArray[Any]], dict[str, bytes]]:
     """Return tensors by name, and config files, of a model in another format."""
-    if to in FILES:
-        write = peft.content if to == "peft" else mlx_lm_adapter.content
-        alone, config = write(source.config, source.tensors, source.base_name)
-        return alone, {peft.CONFIG: config}
     model = replace(source.config, adapter=None)
-    ours = {name: source.tensors[name] for name in families.param_spec(model)}
-    # The other package's kernels, which a run may have begun with, may need another machine.
-    portable = (source.base or source).format != ("xlstm" if to == "xlstm" else "hf")
-    if to in ("xlstm", "mlx-lm"):
+    if to in ("xlstm", "mlx-lm", "mlx-lm-adapter"):
         lacks = " with tables of n-grams" * (ngrams.of(model) is not None)
         lacks += " with reset_at_document_boundaries" * model.reset_at_document_boundaries
         if lacks or not model.in_xlstm:
             where = "the xlstm package has" if to == "xlstm" else "our code for mlx-lm has"
             raise ConfigError(
-                f"{where} no model for {model.title}{lacks}; use --format hf or mlxhog"
+                f"{where} no model for {model.title}{lacks}; use --format "
+                + ("peft" if to in FILES else "hf or mlxhog")
             )
+    if to in FILES:
+        resets = model.reset_at_document_boundaries
+        if source.base is not None and resets != source.base.config.reset_at_document_boundaries:
+            raise ConfigError(
+                f"{source.title} was trained with reset_at_document_boundaries {resets}, its base "
+                f"{source.base.title} has {not resets}, and --format {to} cannot say so; write a "
+                "whole checkpoint with --merge"
+            )
+        write = peft.content if to == "peft" else mlx_lm_adapter.content
+        alone, config = write(source.config, source.tensors, source.base_name)
+        return alone, {peft.CONFIG: config}
+    ours = {name: source.tensors[name] for name in families.param_spec(model)}
+    # The other package's kernels, which a run may have begun with, may need another machine.
+    portable = (source.base or source).format != ("xlstm" if to == "xlstm" else "hf")
     if to == "xlstm":
         inside, beside = _package_configs(model, portable=portable)
         text = yaml.safe_dump(json.loads(plain_json.dumps(inside)), sort_keys=False)

@@ -160,6 +160,9 @@ def _model_of(
         raise ConfigError(f"{config or f'the config of {where}'}: {error}") from error
 
 
+OF_A_RUN = ("dropout", "reset_at_document_boundaries", "context_length", "bos_token_id")
+"""Fields in which the model of a run may differ from the base of its adapter."""
+
 TITLES = {
     "hf": "a directory of transformers",
     "xlstm": "a state dict of the xlstm package",
@@ -336,11 +339,11 @@ def _open_adapter(
     path: Path, config: Path | str | None, verify: bool, base: Opened | None
 ) -> Opened:
     """Open an adapter beside the tensors of its base model."""
-    digest = None
+    digest, fields = None, dict[str, Any]()
     if (path / manifest.NAME).is_file():
         record = manifest.read(path)
         manifest.verify(path, record, large=[peft.MODEL] if verify else ())
-        digest = record["state"].get("base", {}).get("digest")
+        digest, fields = record["state"].get("base", {}).get("digest"), _find_config(path)
     is_mlx_lm = mlx_lm_adapter.FIELDS in peft.read_fields(path)
     own = mlx_lm_adapter.read(path) if is_mlx_lm else peft.read(path)
     name, key = _base_name(own), "model" if is_mlx_lm else "base_model_name_or_path"
@@ -371,7 +374,12 @@ def _open_adapter(
         saved = tuple(one for one in lora.modules_to_save if one != module)
         lora = replace(lora, modules_to_save=saved)
     try:
-        model = replace(base.config, adapter=lora)
+        model = base.config
+        if fields:  # of a run, whose model may differ from its base in these
+            trained = families.read({"model_type": model.model_type, **fields}).values()
+            known = model.values().keys() & trained.keys() & set(OF_A_RUN)
+            model = replace(model, **{name: trained[name] for name in known})
+        model = replace(model, adapter=lora)
         _check_fit({**base.tensors, **tensors}, model, path)
     except ConfigError as error:
         raise ConfigError(f"{path} does not fit its base model {base.title}: {error}") from error

@@ -31,12 +31,14 @@ def with_adapter(
     families.trainable_spec(asked)  # which checks that it fits
     if own is None:
         return config, asked
+    if asked.adapter is not None:
+        own = replace(own, dropout=asked.adapter.dropout)
     model = replace(model, adapter=own)
-    if config.adapter is not None and not families.same_adapter(asked, model):
+    if asked.adapter is not None and not families.same_adapter(asked, model):
         raise ConfigError(
-            f"adapter is {config.adapter}, and {config.init_from} is an adapter of rank {own.rank} "
-            "already; leave --adapter out to continue it, or merge it and train another beside "
-            f"that: mlxhog convert {quoted(str(config.init_from))} OUT --merge --format mlxhog"
+            f"adapter is {config.adapter}, and {config.init_from} is {own.title} already; leave "
+            "--adapter out to continue it, or merge it and train another beside that: mlxhog "
+            f"convert {quoted(str(config.init_from))} OUT --merge --format mlxhog"
         )
     return config.having(adapter=own), model
 
@@ -49,6 +51,8 @@ def base_of(
         return None
     if resumption is not None:
         base = resumption.checkpoint.base
+        if base is not None:  # whose path may be that of its links in the run
+            base = replace(base, title=resumption.state["base"].get("title", base.title))
     else:
         assert opened is not None, "a new adapter needs init_from"
         base = BaseModel.of(opened.base or opened)

@@ -105,6 +105,7 @@ class SavedState:
     moments_since: int | None = None
     position: Mapping[str, Any] | None = None
     cluster: Mapping[str, Any] | None = None
+    base: Mapping[str, str] | None = None
 
 
 _MAX_COUNT = 2**53  # of anything, which no training reaches

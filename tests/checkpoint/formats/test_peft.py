@@ -22,7 +22,7 @@ from mlxhog.models import families, lm_float64
 from mlxhog.models.adapters import LoRA, merged
 from tests.checkpoint.formats import peers
 from tests.models.sample import SMALLEST, v1_config
-from tests.saved import saved_run, write_adapter
+from tests.saved import SMALL, saved_run, write_adapter
 from tests.tolerances import LOGITS_BFLOAT16, LOGITS_F32, OP_F32, assert_close
 
 # PEFT 0.21 asks transformers 5.24 by an older name.
@@ -300,6 +300,24 @@ def test_an_adapter_of_mlx_lm_has_no_modules_that_are_trained_whole(tmp_path):
     by_peft(folder, modules_to_save=["lm_head"]).save_pretrained(tmp_path / "theirs")
     with pytest.raises(ConfigError, match="lm_head.weight, trained whole; write a whole"):
         convert(formats.open(tmp_path / "theirs"), tmp_path / "out", "mlx-lm-adapter")
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (SMALLEST, "for MAD candidate; use --format peft"),
+        (replace(SMALL, ngram_orders=(2,), ngram_rows=64), "with tables of n-grams; use --format"),
+    ],
+    ids=["layers", "ngrams"],
+)
+def test_an_adapter_of_a_model_that_mlx_lm_lacks_is_refused_for_it(tmp_path, model, says):
+    base = saved_run(tmp_path / "runs", model=model).model.resolve()
+    adapted = replace(model, adapter=LoRA(rank=2))
+    (tmp_path / "own").mkdir()
+    write_adapter(tmp_path / "own", adapted, drawn(adapted), base=base)
+    with pytest.raises(ConfigError, match=f"our code for mlx-lm has no model.*{says}"):
+        convert(formats.open(tmp_path / "own"), tmp_path / "out", "mlx-lm-adapter")
+    convert(formats.open(tmp_path / "own"), tmp_path / "out", "peft")
 
 
 class Linears(nn.Module):

@@ -14,6 +14,7 @@ from mlxhog.base import mapped
 from mlxhog.base.quantities import format_count
 from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint.base_model import BaseModel
+from mlxhog.checkpoint.formats.converting import convert
 from mlxhog.cli import main
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import CheckpointError, ConfigError, MlxhogError
@@ -22,6 +23,8 @@ from mlxhog.models.adapters import LoRA
 from mlxhog.models.ops.frozen import names_of
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.training.plan import adapter
+from mlxhog.training.plan.decide import make_plan
+from tests.tolerances import LOGITS_F32, assert_close
 from tests.training.asking import trained, until
 from tests.training.small import (
     checkpoint_of,
@@ -206,6 +209,48 @@ def test_a_base_is_kept_again_where_the_folder_of_a_run_was_removed(base):
     assert kept.inside(run.directory).tensors().keys() == formats.open(Path(base[1])).tensors.keys()
 
 
+@pytest.fixture(scope="module")
+def resumed(base):
+    """A run with document resets that its base lacks, and what resumed it with dropout."""
+    first = train(adapted(base, set="reset_at_document_boundaries=true", steps=2))
+    options = {"init_from": None, "resume": first.run, "adapter": "lora(rank=4, dropout=0.1)"}
+    return first, train(adapted(base, **options, steps=2))
+
+
+def test_an_adapter_has_the_resets_of_its_run_where_its_base_has_none(resumed, base, tmp_path):
+    for result in resumed:
+        opened = formats.open(Path(result.checkpoint))
+        assert opened.config.reset_at_document_boundaries
+        assert not opened.base.config.reset_at_document_boundaries
+        with load(result.checkpoint, backend="torch:cpu") as model:
+            bos = model.tokenizer.bos
+            after, alone = model.logits([65, 66, bos, 67]), model.logits([bos, 67])
+            assert_close(after[2:], alone, LOGITS_F32)
+    with pytest.raises(ConfigError, match="reset_at_document_boundaries True, .* with --merge"):
+        convert(opened, tmp_path / "alone", "peft")
+    convert(opened, tmp_path / "whole", "hf", merge=True)
+    assert formats.open(tmp_path / "whole").config.reset_at_document_boundaries
+
+
+def test_a_resumed_run_calls_its_base_as_before(resumed, base):
+    titles = [checkpoint_of(result).state["base"]["title"] for result in resumed]
+    assert titles == [base[1]] * 2
+    run, saved = run_of(resumed[1]), checkpoint_of(resumed[1])
+    shutil.rmtree(run.directory / "base")
+    replace(saved.base, title=titles[1], path=Path("base")).kept_again(run)
+    assert formats.open(saved.path).base.digest() == saved.base.digest
+
+
+def test_a_resume_may_change_the_dropout_of_an_adapter_but_not_its_factor(resumed, base):
+    assert [checkpoint_of(one).model.adapter.dropout for one in resumed] == [0, 0.1]
+    asked = "adapter of rank 4 and alpha 8 there and an adapter of rank 4 and alpha 2 here"
+    with pytest.raises(CheckpointError, match=asked):
+        train(adapted(base, init_from=None, resume=resumed[0].run, adapter="lora(rank=4, alpha=2)"))
+    options = {"init_from": resumed[1].checkpoint, "adapter": "lora(rank=4, dropout=0.2)"}
+    plan = make_plan(adapted(base, **options, set="reset_at_document_boundaries=true"))
+    assert plan.config.adapter.dropout == plan.model.adapter.dropout == 0.2
+
+
 @pytest.mark.slow
 def test_another_base_is_refused_on_a_resume(base, tmp_path):
     result = train(adapted(base))
@@ -239,9 +284,11 @@ def test_an_adapter_that_cannot_be_is_refused_before_a_run_begins(base, options,
 
 def test_an_adapter_continues_as_it_is_or_is_merged_first(base):
     result = train(adapted(base))
-    with pytest.raises(ConfigError, match="is an adapter of rank 4 already; .*--merge"):
+    with pytest.raises(ConfigError, match="is an adapter of rank 4 and alpha 8 already; .*--merge"):
         train(adapted((base[0], result.checkpoint), adapter="lora(rank=8)"))
-    with pytest.raises(CheckpointError, match="trains an adapter of rank 4 there and no adapter"):
+    with pytest.raises(
+        CheckpointError, match="an adapter of rank 4 and alpha 8 there and no adapter"
+    ):
         train(adapted(base, init_from=None, resume=result.run, adapter=None))
 
 
