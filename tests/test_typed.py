@@ -291,6 +291,7 @@ def test_every_command_that_pages_name_is_typed_on_one_of_them():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prepared_sotu")
 def test_the_page_of_models_has_the_sizes_that_a_dry_run_prints():
     page = (ROOT / "docs" / "models.md").read_text("utf-8")
     rows = re.findall(
