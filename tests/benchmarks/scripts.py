@@ -17,7 +17,7 @@ import types
 from contextlib import suppress
 from pathlib import Path
 
-from tests.another_process import Running
+from tests.another_process import Program, Running
 from tests.forked import CONTEXT
 from tests.processes import alive, below, left_of
 
@@ -28,7 +28,7 @@ GROUPS = {
         "schemes scaling speedup peers mixed_backends defaults sparsified staleness "
         "late_gradients local_sgd backoff presets_by_text fine_tuning"
     ),
-    "runs": "soak predicted_speed compare_power one_writer adapters mixed_precision",
+    "runs": "soak predicted_speed compare_power one_writer mixed_precision adapters",
     "serving": "live",
     "processes": "chaos across_machines",
     "gradients": (
@@ -42,11 +42,14 @@ TIMEOUT_S = LIMIT_S + 2 * LEAVE_S  # of its test
 
 
 def run(names, folder):
-    """What `python SCRIPT --tiny` does for each, but for processes, which are forked."""
+    """What `python SCRIPT --tiny` does for each, but processes and commands of ours are forked."""
     os.setsid()
     multiprocessing.get_context = lambda method=None: CONTEXT
     sys.path.insert(0, str(BENCHMARKS))
     os.chdir(ROOT)
+    from harness import interleaved
+
+    interleaved.mlxhog = lambda folder, *words: Program(*words, cwd=folder, before=quiet)
     for name in names:
         script = BENCHMARKS / f"{name}.py"
         with (folder / f"{name}.txt").open("w") as file:
@@ -67,6 +70,11 @@ def run(names, folder):
         took = {"seconds": time.monotonic() - began_s, "cpu_s": cpu_s() - began_cpu_s}
         (folder / f"{name}.json").write_text(json.dumps({"code": code, **took}))
     atexit._run_exitfuncs()  # which a process of `multiprocessing` leaves out
+
+
+def quiet():
+    """Drop what this process writes to stderr, which no script reads."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def cpu_s():
