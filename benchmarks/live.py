@@ -17,8 +17,6 @@ first       seconds to the first token of a stream, asked one after another whil
 import contextlib
 import json
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -167,16 +165,14 @@ def trained(out, seconds, core, *, reader=None):
     length = "1h" if waits else f"{seconds:g}"
     words = f"--workers=torch:cpu --threads=1 --time={length}"
     words += " --json --quiet --eval-every=off --sample-every=off --save-every=off"
-    options = [*words.split(), f"--runs-dir={out}", *BYTES]
-    command = [sys.executable, "-m", "mlxhog", "train", *options]
     with contextlib.ExitStack() as stack:
         rate = None if reader is None else stack.enter_context(reading(out, READ_MODES[0], reader))
         pin(core)
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = mlxhog(out, "train", *words.split(), f"--runs-dir={out}", *BYTES)
         stack.callback(process.wait)
         stack.callback(process.kill)
         pin(*ALL_CORES)
-        read = None if rate is None else rate(max(2.0, seconds * 0.6))
+        read = None if rate is None else rate(smallest(0.2, max(2.0, seconds * 0.6)))
         if waits:
             process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=seconds + START_S)
@@ -195,8 +191,9 @@ def training(findings, chosen):
             beside.append(rate)
             live.append(read)
             with reading(out, CHECKPOINT, other) as rate:
-                offline.append(rate(max(2.0, scale.seconds * 0.3)))
-            again.append(trained(out, scale.seconds, core)[0])
+                offline.append(rate(smallest(0.2, max(2.0, scale.seconds * 0.3))))
+            repeats = smallest(False, True)
+            again.append(trained(out, scale.seconds, core)[0] if repeats else alone[-1])
     rates = {"alone": alone, "beside": beside, "reader": live, "of a checkpoint": offline}
     findings.table(
         {"tokens per second": k, "mean": Mean.of(v).spelt(",.0f")} for k, v in rates.items()
@@ -226,7 +223,7 @@ def tokens_per_s(backend, vocab, count, tokens):
 def streams(findings, chosen):
     """One answer and many at once, in turns, by two models."""
     scale = scale_of(chosen)
-    wide = large(Size(d=512, blocks=6, vocab=8192))
+    wide = large(smallest(Size(d=64, blocks=2, vocab=512), Size(d=512, blocks=6, vocab=8192)))
     for name, cfg in (("tiny", load_architecture("tiny")), ("d 512 x 6", wide)):
         backend = load_backend("torch:cpu", cfg, threads=THREADS)
         tokens_per_s(backend, cfg.vocab_size, 2, 20)
@@ -286,36 +283,40 @@ def serving(workers):
 
 def requests(findings, chosen):
     """Have many clients ask at once while a run trains."""
-    scale = scale_of(chosen)
-    failed, seconds, versions, lock = [], [], set(), threading.Lock()
     with serving("torch:cpu") as server:
+        ask_at_once(findings, scale_of(chosen), server)
 
-        def ask(numbers):
-            with server.client() as client:
-                while True:
-                    with lock:
-                        k = next(numbers, None)
-                    if k is None:
-                        return
-                    began = time.perf_counter()
-                    try:
-                        versions.update(_asked(client, server.model, k))
-                        seconds.append(time.perf_counter() - began)
-                    except Exception as error:  # noqa: BLE001  # counted, whatever it is
-                        failed.append(f"{type(error).__name__}: {error}")
 
-        def all_of(count):
-            numbers = iter(range(count))
-            threads = [threading.Thread(target=ask, args=(numbers,)) for _ in range(CLIENTS)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+def ask_at_once(findings, scale, server):
+    """What `requests` measures, of a server."""
+    failed, seconds, versions, lock = [], [], set(), threading.Lock()
 
-        all_of(scale.requests // 10)
-        before, _ = resident(server.pid)
-        all_of(scale.requests)
-        grown = resident(server.pid)[0] - before
+    def ask(numbers):
+        with server.client() as client:
+            while True:
+                with lock:
+                    k = next(numbers, None)
+                if k is None:
+                    return
+                began = time.perf_counter()
+                try:
+                    versions.update(_asked(client, server.model, k))
+                    seconds.append(time.perf_counter() - began)
+                except Exception as error:  # noqa: BLE001  # counted, whatever it is
+                    failed.append(f"{type(error).__name__}: {error}")
+
+    def all_of(count):
+        numbers = iter(range(count))
+        threads = [threading.Thread(target=ask, args=(numbers,)) for _ in range(CLIENTS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    all_of(scale.requests // 10)
+    before, _ = resident(server.pid)
+    all_of(scale.requests)
+    grown = resident(server.pid)[0] - before
     findings.results["requests"] = {
         "seconds": Mean.of(seconds), "versions": len(versions), "failed": failed[:5],
     }  # fmt: skip
@@ -336,9 +337,14 @@ def _asked(client, model, k):
 
 def first(findings, chosen):
     """Measure the time to the first token while a run trains on every core."""
-    scale = scale_of(chosen)
+    with serving("auto") as server:
+        ask_in_turn(findings, scale_of(chosen), server)
+
+
+def ask_in_turn(findings, scale, server):
+    """What `first` measures, of a server."""
     seconds, warm = [], 5  # connections and caches begin
-    with serving("auto") as server, server.client() as client:
+    with server.client() as client:
         for _ in range(scale.firsts + warm):
             began = time.perf_counter()
             stream = client.completions.create(
@@ -360,9 +366,21 @@ def first(findings, chosen):
 PARTS = {one.__name__: one for one in (promises, training, streams, requests, first)}
 
 
+def measure(findings, chosen):
+    """Measure parts; all of `--tiny` have one server."""
+    if chosen.only or smallest(False, True):
+        each(PARTS)(findings, chosen)
+        return
+    for part in (promises, training, streams):
+        part(findings, chosen)
+    with serving("torch:cpu") as server:
+        for ask in (ask_at_once, ask_in_turn):
+            ask(findings, scale_of(chosen), server)
+
+
 if __name__ == "__main__":
     run(
-        __doc__, each(PARTS), only=PARTS,
+        __doc__, measure, only=PARTS,
         modes={"quick": "fewer reads and requests, shorter runs"},
         options={"--reads": {"type": int, "help": "of each mode"}},
         packages=("torch", "starlette", "uvicorn", "openai"),

@@ -131,7 +131,7 @@ def scored(layers, suite, seed, name, folder, **how):
     """A study of architectures with one seed, whose runs have all ended."""
     study = mad.bench(
         *layers, suite=suite, seeds=(seed,), study=name, studies_dir=folder, pairs=0,
-        workers="torch:cpu", **how,
+        workers=smallest("mlx:cpu", "torch:cpu"), **how,
     )  # fmt: skip
     if study.status == "interrupted":
         raise KeyboardInterrupt

@@ -14,10 +14,8 @@ the libraries', so an error counts above 6 MB of difference only.
 """
 
 import gc
-import json
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -116,9 +114,8 @@ def batch(model, length):
 
 def in_a_process(arm):
     """Bytes of `peak_bytes`, in a process of its own."""
-    words = [sys.executable, __file__, "--arm", json.dumps(asdict(arm))]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return int(done.stdout.split()[-1])
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(peak_bytes, arm).result()
 
 
 def planned_bytes(arm):
@@ -204,7 +201,4 @@ def recompute_time(findings, chosen):
 RESULTS = {"memory": measure, "recompute_time": recompute_time}
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--arm"]:
-        print(peak_bytes(Arm(**json.loads(sys.argv[2]))))
-        raise SystemExit
     run(__doc__, RESULTS, packages=("mlx", "torch"))

@@ -90,7 +90,8 @@ def examine(number):
 
 def measure(findings, chosen):
     """Examine the models, and count."""
-    runs, seed = chosen.runs or smallest(1, QUICK_RUNS if chosen.quick else RUNS), chosen.seed
+    runs = chosen.runs or smallest(1, QUICK_RUNS if chosen.quick else RUNS)
+    seed = chosen.seed or smallest(26, 0)  # model 26 has one narrow block
     failed, missed, nearest = [], [], 0.0
     for number in range(seed, seed + runs):
         pressure, wrong, unseen = examine(number)

@@ -9,6 +9,7 @@ out. Hypothesis draws the same few examples in every run, so that a verdict is a
 
 import fcntl
 import gc
+import hashlib
 import itertools
 import multiprocessing
 import os
@@ -16,11 +17,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import hypothesis
 import pytest
 
 from mlxhog.base import child_processes, float32, machine
+from mlxhog.base.cache import user_cache_directory
 from mlxhog.metal.emulator.engine import EmulatorEngine
 from tests import kept
 from tests.own_plugins import own_plugins
@@ -61,6 +64,31 @@ def _own_cache(_caches, monkeypatch, emulator_cache):
     (cache / "mlxhog").mkdir(parents=True)
     (cache / "mlxhog" / "metal").symlink_to(emulator_cache)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+@pytest.fixture(scope="session")
+def kept_sotu():
+    """The bundled corpus, prepared by the code of now: tokenizing it takes 8 s of a core."""
+    from mlxhog import baselines, data
+    from mlxhog.data import prepare
+    from mlxhog.data.sotu import SOTU
+    from mlxhog.data.tokenizers import SHIPPED
+
+    digest = hashlib.sha256()
+    for package in (data, baselines):
+        for path in sorted(Path(package.__file__).parent.rglob("*")):
+            if path.is_file() and path.suffix != ".pyc":
+                digest.update(f"{path.name} ".encode() + path.read_bytes())
+    cache = kept.folder(f"sotu-{digest.hexdigest()[:20]}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        return prepare.prepare(SOTU, SHIPPED).train.path.parent
+
+
+@pytest.fixture
+def prepared_sotu(_own_cache, kept_sotu):
+    """For tests whose runs or plans have the bundled corpus, and that ask nothing of its making."""
+    shutil.copytree(kept_sotu, user_cache_directory() / kept_sotu.name)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -9,6 +9,7 @@ themselves, and tests with `spawned_workers` spawn as users do.
 """
 
 import os
+import threading
 from importlib.util import find_spec
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -40,15 +41,17 @@ MODULES = [
 ]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """For the server: threads would not survive in what it forks. A worker asks for its own."""
+_environment = threading.Lock()  # of this process, which may start processes in several threads
 
 
 class Process(ForkServerProcess):
     """A process with the environment that its parent had when it was started."""
 
     def start(self):
-        self.environment = dict(os.environ)
-        with mock.patch.dict(os.environ, ONE_THREAD):
-            forkserver.ensure_running()
+        with _environment:
+            self.environment = dict(os.environ)
+            with mock.patch.dict(os.environ, ONE_THREAD):
+                forkserver.ensure_running()
         super().start()
 
     def run(self):

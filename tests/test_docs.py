@@ -237,6 +237,7 @@ def test_the_cost_of_rounded_moments_on_the_page_of_models_is_that_of_the_result
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prepared_sotu")
 def test_memory_and_checkpoint_of_presets_are_those_of_a_plan():
     form = r"^\| `(\w+)` \| ([\d.]+) M \| ([\d.]+) GB \| ([\d.]+) (\w)B \|$"
     rows = re.findall(form, MODELS, re.MULTILINE)

@@ -3,12 +3,14 @@
 import json
 import math
 import subprocess
+from pathlib import Path
 from unittest.mock import ANY
 
 import all as everything
 import pytest
 from harness import claims, estimates, frame, interleaved, machine, tuning
 
+from tests.benchmarks.scripts import BENCHMARKS, GROUPS
 from tests.pairs import each_of
 from tests.processes import python
 
@@ -231,3 +233,12 @@ def test_a_missing_package_is_one_sentence(tmp_path):
     done = python("-c", text, str(BENCHMARKS / "live.py"), cwd=BENCHMARKS)
     assert done.returncode == 1
     assert done.stderr.startswith("nothing_such is not installed, and live.py needs it")
+
+
+def test_every_script_is_in_a_group_and_every_group_has_a_file_of_tests():
+    every = [name for names in GROUPS.values() for name in names.split()]
+    scripts = (path.stem for path in BENCHMARKS.glob("*.py"))
+    assert sorted(every) == sorted(name for name in scripts if name != "all")
+    for group in GROUPS:
+        file = Path(__file__).with_name(f"test_scripts_{group}.py")
+        assert f'check_scripts("{group}")' in file.read_text()

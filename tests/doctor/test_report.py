@@ -151,6 +151,7 @@ def contents(path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prepared_sotu")
 def test_the_report_is_one_file_with_the_record_and_a_training_and_nothing_of_the_user(
     quickly, capsys
 ):

@@ -6,9 +6,10 @@ the memory of the arrays they are given. What a real GPU does is up to tests mar
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 
 from mlxhog.base.mapped import BFLOAT16
 from mlxhog.errors import MetalError
-from mlxhog.metal.emulator.engine import EmulatorEngine
+from mlxhog.metal.emulator.engine import EmulatorEngine, buffers
 from mlxhog.metal.engine import MetalEngine
 from mlxhog.metal.kernel import Launch, MetalKernel, read_source
 
@@ -158,12 +159,28 @@ class _Library:
 class FaultyEngine(EmulatorEngine):
     """Right results, but those of one kernel are off by a share, or it does not run at all.
 
-    Only launches with the numbers `only` have the fault.
+    Only launches with the numbers `only` have the fault. Right results are kept for all engines:
+    before a fault many compute the same ones.
     """
+
+    right: ClassVar[dict[Any, Any]] = {}
 
     def __init__(self, kernel, by=1e-2, only=None):
         super().__init__()
         self.kernel, self.by, self.only = kernel, by, only or {}
+
+    def start(self, launch, threadgroup):
+        kernel = launch.kernel
+        if any(argument.writes for argument in kernel.inputs):
+            return super().start(launch, threadgroup)
+        digest = hashlib.sha256()
+        for array in buffers(launch)[: len(kernel.inputs)]:
+            digest.update(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
+        sizes = launch.grid, threadgroup, tuple(launch.outputs.items())
+        key = kernel, launch.instance, sizes, digest.digest()
+        if key not in self.right:
+            self.right[key] = super().start(launch, threadgroup)
+        return [array.copy() for array in self.right[key]]
 
     def run(self, launch):
         results = super().run(launch)

@@ -27,7 +27,8 @@ from tests.training.small import small_config, tickets
 STEPS = 40
 STRATEGIES = ("hogwild", "sync", "avg_runs", "round_robin", "diloco", "ssp", "locked")
 EVERY = {"eval_every": 10, "sample_every": 15, "save_every": 12, "keep_best": True}
-SILENT_S = 5.0  # of a stopped worker; others give signs of life, also on a busy machine
+SILENT_S = 10.0  # of a stopped worker; others give signs of life, also on a busy machine
+FIRST_STEP_S = 30.0  # of one that is stopped before its first step, which has no heartbeat
 MORE = {"diloco": {"average_every": 4}}
 
 
@@ -190,5 +191,6 @@ def ended(folder, moment, cause, strategy):
 @contextlib.contextmanager
 def _patched():
     changes = {"Session": Ended, "Checkpoints": Saved}
-    with mock.patch.multiple(runs, **changes), mock.patch.object(handle, "FIRST_STEP_S", SILENT_S):
+    first = mock.patch.object(handle, "FIRST_STEP_S", FIRST_STEP_S)
+    with mock.patch.multiple(runs, **changes), first:
         yield

@@ -68,6 +68,7 @@ def test_what_cannot_be_is_refused_with_the_way_out(options, words, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.usefixtures("prepared_sotu")
 @each_of(
     ("model", "options", "counts"),
     [
@@ -87,6 +88,7 @@ def test_embedding_and_head_of_a_large_vocabulary_begin_with_bigram_statistics(
     assert any("bigram statistics" in note for note in plan.notes) == counts
 
 
+@pytest.mark.usefixtures("prepared_sotu")
 @each_of(
     ("model", "options", "drawn"),
     [

@@ -1,7 +1,8 @@
 """Every script of benchmarks/ runs with `--tiny`: what no one runs breaks unnoticed.
 
 The scripts of a group run one after the other in one process, so that they share imports, texts,
-kernels and equal trainings.
+kernels and equal trainings. Each group has a file of tests of its own, since `.ci/run` keeps a file
+in one of its processes: in one file they would take longer than all other tests.
 """
 
 import atexit
@@ -11,13 +12,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import types
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
-
-from tests.another_process import Running
+from tests.another_process import Program, Running
 from tests.forked import CONTEXT
 from tests.processes import alive, below, left_of
 
@@ -28,23 +28,28 @@ GROUPS = {
         "schemes scaling speedup peers mixed_backends defaults sparsified staleness "
         "late_gradients local_sgd backoff presets_by_text fine_tuning"
     ),
-    "runs": "soak predicted_speed compare_power one_writer live adapters mixed_precision",
+    "runs": "soak predicted_speed compare_power one_writer mixed_precision adapters",
+    "serving": "live",
     "processes": "chaos across_machines",
-    "numbers": (
-        "paper_tables course_project atomic_add advisor model_speed parity_false_failures "
-        "mad_search mad_record samplers state_tracking memory moments conformance"
+    "gradients": (
+        "memory moments conformance model_speed parity_false_failures state_tracking atomic_add"
     ),
+    "searches": "paper_tables course_project advisor mad_search mad_record samplers",
 }
-LIMIT_S = 840.0  # of a group, on a machine that others keep busy
+LIMIT_S = 840.0  # of a group: three times what it takes where others keep the machine busy
 LEAVE_S = 30.0
+TIMEOUT_S = LIMIT_S + 2 * LEAVE_S  # of its test
 
 
 def run(names, folder):
-    """What `python SCRIPT --tiny` does for each, but for processes, which are forked."""
+    """What `python SCRIPT --tiny` does for each, but processes and commands of ours are forked."""
     os.setsid()
     multiprocessing.get_context = lambda method=None: CONTEXT
     sys.path.insert(0, str(BENCHMARKS))
     os.chdir(ROOT)
+    from harness import interleaved
+
+    interleaved.mlxhog = lambda folder, *words: Program(*words, cwd=folder, before=quiet)
     for name in names:
         script = BENCHMARKS / f"{name}.py"
         with (folder / f"{name}.txt").open("w") as file:
@@ -55,23 +60,33 @@ def run(names, folder):
         main = types.ModuleType("__main__")
         sys.modules["__main__"] = sys.modules["__mp_main__"] = main
         main.__file__ = str(script)
-        code = 1
+        code, began_s, began_cpu_s = 1, time.monotonic(), cpu_s()
         try:
             exec(compile(script.read_text(), str(script), "exec"), main.__dict__)
         except SystemExit as end:
             code = end.code
         except Exception as error:
             sys.excepthook(type(error), error, error.__traceback__)
-        (folder / f"{name}.code").write_text(str(code))
+        took = {"seconds": time.monotonic() - began_s, "cpu_s": cpu_s() - began_cpu_s}
+        (folder / f"{name}.json").write_text(json.dumps({"code": code, **took}))
     atexit._run_exitfuncs()  # which a process of `multiprocessing` leaves out
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("group", GROUPS)
-def test_scripts_run_at_their_smallest(group, tmp_path, cache, record_property):
-    changes, before, names = changed(), set(started()), GROUPS[group].split()
-    process = Running(run, names, tmp_path)
+def quiet():
+    """Drop what this process writes to stderr, which no script reads."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def cpu_s():
+    """Seconds of this process and of programs that it ran, but for what the fork server forked."""
+    return sum(os.times()[:4])
+
+
+def check(names, folder, record_property):
+    """Run scripts, in a process of their own that leaves no other and no file in the checkout."""
+    Running(os.getpid).wait()  # the fork server runs before the first script, and is no orphan
+    changes, before = changed(), set(started())
+    process = Running(run, names, folder)
     try:
         with suppress(subprocess.TimeoutExpired):  # the script that hangs is named below
             process.wait(LIMIT_S)
@@ -82,10 +97,10 @@ def test_scripts_run_at_their_smallest(group, tmp_path, cache, record_property):
         for pid in set(started()) - before:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    wrong = [text for name in names if (text := fault(tmp_path, name))]
+    wrong = [text for name in names if (text := fault(folder, name))]
     assert not wrong, "\n\n".join(wrong)
     for name in names:  # into pytest.xml, where `.ci/run` keeps the time of every test
-        record_property(name, last_line(tmp_path, name)["seconds"])
+        record_property(name, ending(folder, name))
     assert code == 0
     assert not orphans
     assert changed() == changes
@@ -93,44 +108,20 @@ def test_scripts_run_at_their_smallest(group, tmp_path, cache, record_property):
 
 def fault(folder, name):
     """How a script ended, if it ended otherwise than well."""
-    code = folder / f"{name}.code"
-    ended = code.exists() and code.read_text() == "0"
-    if ended and last_line(folder, name)["verdict"] == "no_limit":
+    ended = (folder / f"{name}.json").exists() and ending(folder, name)["code"] == 0
+    if ended and json.loads(lines_of(folder, name)[-1])["verdict"] == "no_limit":
         return ""
     return "\n".join([f"{name}:", *lines_of(folder, name)[-30:]])
 
 
-def last_line(folder, name):
-    """What a script measured, as it prints it at its end."""
-    return json.loads(lines_of(folder, name)[-1])
+def ending(folder, name):
+    """The exit code of a script, and what it took."""
+    return json.loads((folder / f"{name}.json").read_text())
 
 
 def lines_of(folder, name):
     """The output of a script."""
     return (folder / f"{name}.txt").read_text().splitlines()
-
-
-def test_every_script_is_in_a_group():
-    every = [name for names in GROUPS.values() for name in names.split()]
-    assert sorted(every) == sorted(
-        path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "all"
-    )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _server():
-    """The fork server runs before the first script, and so is no orphan of it."""
-    Running(os.getpid).wait()
-
-
-@pytest.fixture
-def cache(tmp_path_factory, emulator_cache, monkeypatch):
-    """A cache of corpora that the scripts share."""
-    folder = tmp_path_factory.getbasetemp() / "benchmarks-cache"
-    (folder / "mlxhog").mkdir(exist_ok=True, parents=True)
-    with suppress(FileExistsError):
-        (folder / "mlxhog" / "metal").symlink_to(emulator_cache)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
 
 
 def started():
