@@ -36,6 +36,7 @@ With `determinism=rounds` worker k has the sequences of ticket k, and the bits a
     turn              incarnation of the worker that ends or begins a round; 0 is none
     lr, version, opt_step    of the round; updates before it
     tokens            of this call before the round
+    finite            the last round whose gradient was finite
     opened            time at which it was begun
     round_s           mean seconds of a round
     done_before       steps that this call took with other strategies
@@ -130,10 +131,15 @@ class CollectWorker(StrategyWorker):
     # -- claims ----------------------------------------------------------------------------------
 
     def claim(self) -> Lease | Idle:
+        from mlxhog.arena.workers import MAX_NONFINITE
+
         context, words, strategy = self.context, self._words, self.strategy
         word = words["round"]
         round_, attempt = divmod(word, ATTEMPTS)
         if round_ == words["ended"]:
+            context.entry.nonfinite_in_row = in_row = round_ - words["finite"]  # by any workers
+            if in_row >= MAX_NONFINITE:
+                return Idle.DONE
             if context.paused() and context.training():
                 return Idle.WAIT
             limit = NEVER if context.step_limit is None else context.step_limit
@@ -145,7 +151,9 @@ class CollectWorker(StrategyWorker):
             return Idle.WAIT
         if all(one.state == ADDED for one in portions):
             entry, began_ns, waited_ns = context.entry, monotonic_ns(), context.entry.wait_ns
+            self._ended = None
             self._finish(round_, attempt)
+            entry.dropped += self._ended is False
             spent_ns = monotonic_ns() - began_ns - (entry.wait_ns - waited_ns)
             entry.apply_ns += max(0, spent_ns)
             return Idle.WAIT
@@ -420,7 +428,7 @@ class Collect(Strategy):
     def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
         return {
             "run": (
-                1, "round ended turn lr version opt_step tokens opened round_s done_before"
+                1, "round ended turn lr version opt_step tokens finite opened round_s done_before"
             ),
             "rank": (self.slots, "weight summed summed_tokens seconds gradients free late"),
             "sequence": (self.sequences, "portion"),
@@ -466,6 +474,8 @@ class Collect(Strategy):
         ranks = [rank for rank in range(self.slots) if words["summed", rank] == attempt]
         added = sum(words["summed_tokens", rank] for rank in ranks)
         arena.counters.store("tokens", words["tokens"] + added)
+        if finite:
+            words["finite"] = round_
         arena.counters.store("steps", words["done_before"] + round_)
         words["ended"] = round_  # last: a successor counts the round again, with the same values
         return finite

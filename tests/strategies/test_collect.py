@@ -201,6 +201,26 @@ def test_a_skipped_round_is_one_gradient_that_is_not_finite_however_many_portion
         assert (arena.counters.load("version"), arena.counters.load("steps")) == (1, 2)
 
 
+def test_rounds_that_are_not_finite_end_a_run_whichever_workers_end_them(of, arena):
+    one, other = (worker(arena, slot, of, steps=99) for slot in (1, 2))
+    for turn in range(MAX_NONFINITE):
+        for each in (one, other) if turn % 2 else (other, one):
+            take(each, float("nan"))
+    for each in (one, other):
+        assert each.claim() is Idle.DONE
+        entry = each.context.entry
+        assert (entry.nonfinite_in_row, entry.dropped) == (MAX_NONFINITE, MAX_NONFINITE // 2)
+
+
+def test_an_idle_worker_that_ends_a_round_counts_it_as_skipped(of, arena, monkeypatch):
+    slow, idle = (worker(arena, slot, of) for slot in (1, 2))
+    monkeypatch.setattr(slow, "_finish", lambda *args: None)  # it is stopped before
+    for _ in range(2):
+        take(slow, float("nan"))
+    assert idle.claim() is Idle.WAIT
+    assert (of.steps_done(arena, Ledger(arena)), idle.context.entry.dropped) == (1, 1)
+
+
 def test_workers_join_and_leave_unless_the_division_is_fixed():
     assert strategy("collect").fixed is None
     fixed = strategy("collect", determinism="rounds", steps=9).fixed
