@@ -35,10 +35,13 @@ With `determinism=rounds` worker k has the sequences of ticket k, and the bits a
     ended             rounds that were counted
     turn              incarnation of the worker that ends or begins a round; 0 is none
     lr, version, opt_step    of the round; updates before it
+    tokens            of this call before the round
+    finite            the last round whose gradient was finite
     opened            time at which it was begun
     round_s           mean seconds of a round
     done_before       steps that this call took with other strategies
     weight, summed    of a rank: sequences in its sum, and their attempt
+    summed_tokens     of a rank: tokens in its sum
     seconds, gradients       of a rank: its mean time of a sequence, and their number
     free, late        of a rank: when it is expected to be free, and when it counts as late
     portion           of each sequence that is the first of one, see `_Claim` and `_portions`
@@ -109,6 +112,8 @@ class _Portion(NamedTuple):
 class CollectWorker(StrategyWorker):
     """One worker's part of rounds that any worker ends."""
 
+    counts_tokens = False  # `Collect.end_round` does
+
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._words: Words = self.strategy.words(context.arena)
@@ -126,10 +131,15 @@ class CollectWorker(StrategyWorker):
     # -- claims ----------------------------------------------------------------------------------
 
     def claim(self) -> Lease | Idle:
+        from mlxhog.arena.workers import MAX_NONFINITE
+
         context, words, strategy = self.context, self._words, self.strategy
         word = words["round"]
         round_, attempt = divmod(word, ATTEMPTS)
         if round_ == words["ended"]:
+            context.entry.nonfinite_in_row = in_row = round_ - words["finite"]  # by any workers
+            if in_row >= MAX_NONFINITE:
+                return Idle.DONE
             if context.paused() and context.training():
                 return Idle.WAIT
             limit = NEVER if context.step_limit is None else context.step_limit
@@ -141,7 +151,9 @@ class CollectWorker(StrategyWorker):
             return Idle.WAIT
         if all(one.state == ADDED for one in portions):
             entry, began_ns, waited_ns = context.entry, monotonic_ns(), context.entry.wait_ns
+            self._ended = None
             self._finish(round_, attempt)
+            entry.dropped += self._ended is False
             spent_ns = monotonic_ns() - began_ns - (entry.wait_ns - waited_ns)
             entry.apply_ns += max(0, spent_ns)
             return Idle.WAIT
@@ -247,9 +259,13 @@ class CollectWorker(StrategyWorker):
         else:
             return WriteResult(False, version=context.arena.counters.load("version"), is_stale=True)
         context.entry.phase = WorkerPhase.APPLY
-        before = words["weight", rank] if words["summed", rank] == own.attempt else 0
+        before = tokens = 0
+        if words["summed", rank] == own.attempt:
+            before, tokens = words["weight", rank], words["summed_tokens", rank]
         self._mean.put(rank, grads, samples, before)
-        words["weight", rank], words["summed", rank] = before + samples, own.attempt
+        words["weight", rank] = before + samples
+        words["summed_tokens", rank] = tokens + self.tokens
+        words["summed", rank] = own.attempt
         words.compare_exchange(place, own.word, own._replace(state=ADDED).word)
         word = words["round"]
         round_, attempt = divmod(word, ATTEMPTS)
@@ -346,13 +362,11 @@ class CollectWorker(StrategyWorker):
 
     def _open(self, word: int) -> None:
         """Begin the round after that of a word, unless another worker has."""
-        context, words, strategy = self.context, self._words, self.strategy
+        context, words = self.context, self._words
         counters, (round_, attempt) = context.arena.counters, divmod(word, ATTEMPTS)
         if words["round"] != word:
             return
-        tokens = counters.load("tokens")
-        if self._in_order:  # others may not have counted yet
-            tokens = round_ * strategy.tokens_per_step
+        words["tokens"] = tokens = counters.load("tokens")
         words["version"] = version = counters.load("version")
         words["opt_step"] = context.arena.workers.entry(1).opt_step
         words.set_real("lr", context.lr_at(round_, tokens, version))
@@ -414,9 +428,9 @@ class Collect(Strategy):
     def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
         return {
             "run": (
-                1, "round ended turn lr version opt_step opened round_s done_before"
+                1, "round ended turn lr version opt_step tokens finite opened round_s done_before"
             ),
-            "rank": (self.slots, "weight summed seconds gradients free late"),
+            "rank": (self.slots, "weight summed summed_tokens seconds gradients free late"),
             "sequence": (self.sequences, "portion"),
             "ticket": (self.workers, "share"),
         }  # fmt: skip
@@ -448,7 +462,7 @@ class Collect(Strategy):
         Concurrency: called by one worker at a time, or while none runs.
         """
         words = self.words(arena)
-        round_ = words["round"] // ATTEMPTS
+        round_, attempt = divmod(words["round"], ATTEMPTS)
         every = self.tickets(arena, round_)
         if words["ended"] == round_ or not all(is_done(ledger, number) for number in every):
             return None
@@ -457,8 +471,13 @@ class Collect(Strategy):
         arena.workers.entry(1).opt_step = words["opt_step"] + finite
         took_s, mean_s = (monotonic_ns() - words["opened"]) / 1e9, words.real("round_s")
         words.set_real("round_s", mean_s + RISES * (took_s - mean_s) if mean_s else took_s)
-        words["ended"] = round_
-        arena.counters.store("steps", self.steps_done(arena, ledger))
+        ranks = [rank for rank in range(self.slots) if words["summed", rank] == attempt]
+        added = sum(words["summed_tokens", rank] for rank in ranks)
+        arena.counters.store("tokens", words["tokens"] + added)
+        if finite:
+            words["finite"] = round_
+        arena.counters.store("steps", words["done_before"] + round_)
+        words["ended"] = round_  # last: a successor counts the round again, with the same values
         return finite
 
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:

@@ -130,7 +130,7 @@ class StalenessTrace:
     def _largest(self) -> int:
         numbers = self._numbers
         if self._kind == "geometric":
-            self._decay = math.log(1.0 - 1.0 / (1.0 + numbers[0]))
+            self._decay = math.log(numbers[0] / (1.0 + numbers[0]))  # also where 1 + mean is 1
             return math.ceil(math.log(_CUT) / self._decay)
         if self._kind == "histogram":
             return len(numbers) - 1

@@ -27,12 +27,13 @@ marks its tickets of all missed rounds as done, and continues with the newest.
     word         meaning
     begun        rounds that were begun
     stopped      R + 1 if the run ends before round R
-    done_before  steps that this call took with other strategies
+    done_before, tokens_before   steps and tokens that this call took with other strategies
     lr, version  of the round; the version before it
     members      (R + 1) 2^24 of the last closed round R, + a bit for each member; no bit is all
     weight       sequences in a rank's batch, the weight of its gradient
     ready        1 + the round that a rank is ready to begin
     seconds, gradients, sequences   of a rank, see `division.py`
+    tokens       of a rank, in the updates that it has applied
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ MAX_WORKERS: Final = 24  # with backup workers: bits of a set of ranks
 
 class SyncWorker(NumberedWorker):
     """One worker's part of synchronous rounds."""
+
+    counts_tokens = False  # `Sync.count_tokens` does
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -109,11 +112,12 @@ class SyncWorker(NumberedWorker):
         ranks = strategy.members(words)[1]
         if context.rank != ranks[0] or (context.paused() and context.training()):
             return
+        # A worker that died at a round's end did not wait for the others.
+        behind = any(one < STAGES * round_ for one in strategy.each(words, "stages", ranks))
+        tokens = strategy.count_tokens(context.arena)  # those before the round, unless `behind`
         if round_ >= self._limit or context.is_over(strategy.step_s(context.arena)):
             words["stopped"] = round_ + 1
             return
-        # A worker that died at a round's end did not wait for the others.
-        behind = any(one < STAGES * round_ for one in strategy.each(words, "stages", ranks))
         ready = sum(one > round_ for one in strategy.each(words, "ready"))
         if behind or ready < strategy.batches_per_step():
             return
@@ -122,10 +126,7 @@ class SyncWorker(NumberedWorker):
         if self._speeds is not None:
             words.set_real("lr", context.schedule(context.progress(), version))
             self._speeds.publish()
-        else:  # of the count of rank 0, so that reruns agree: others may not have counted yet
-            tokens = context.workers * context.entry.tokens
-            if strategy.backup_workers:  # members differ from round to round
-                tokens = context.arena.counters.load("tokens")
+        else:
             words.set_real("lr", context.lr_at(round_, tokens, version))
         words["begun"] = round_ + 1
 
@@ -158,6 +159,8 @@ class SyncWorker(NumberedWorker):
             STAGES * round_ + 1, (self._average, partial(self._end, lease)), self._members
         )
         context.seqlock.end_update()
+        if self.counts_step():
+            strategy.count_tokens(context.arena)
         finite = math.isfinite(mean.norm(context.arena))
         return WriteResult(applied=finite, version=context.entry.version_read + finite)
 
@@ -191,14 +194,12 @@ class SyncWorker(NumberedWorker):
 
     def _end(self, lease: Lease) -> None:
         """Apply this worker's share of the update, and count it (last stage)."""
-        arena = self.context.arena
-        finite = math.isfinite(mean.norm(arena))
+        words = self._words
+        finite = math.isfinite(mean.norm(self.context.arena))
         version = self.context.entry.version_read + finite  # the same for every member
-        opt_step = self._words["opt_step"] + finite  # which the state has seen, not each member
-        self.apply_once(lease, (opt_step, version, 0, finite), self._apply)
-        if self.counts_step():
-            arena.counters.store("version", version)
-            arena.workers.entry(1).opt_step = opt_step
+        opt_step = words["opt_step"] + finite  # which the state has seen, not each member
+        tokens = words["tokens", self.context.rank] + self.tokens
+        self.apply_once(lease, (opt_step, version, tokens, finite), self._apply)
 
     def _apply(self, record: StepRecord) -> None:
         lr, step = self._words.real("lr"), record.opt_step
@@ -221,8 +222,8 @@ class Sync(SynchronousShares, Numbered):
     repeats: ClassVar[bool] = True
     averages: ClassVar[bool] = True
     one_state: ClassVar[bool] = True
-    run_words: ClassVar[str] = "begun stopped done_before lr version opt_step members"
-    worker_words: ClassVar[str] = "weight ready seconds gradients sequences"
+    run_words: ClassVar[str] = "begun stopped done_before tokens_before lr version opt_step members"
+    worker_words: ClassVar[str] = "weight ready seconds gradients sequences tokens"
     kept_words: ClassVar[tuple[str, ...]] = ()
 
     backup_workers: int = option(
@@ -267,12 +268,32 @@ class Sync(SynchronousShares, Numbered):
 
     def limit_steps(self, arena: Arena, ledger: Ledger, steps: int | None, done: int = 0) -> None:
         super().limit_steps(arena, ledger, steps, done)
-        self.words(arena)["done_before"] = done
+        words, tokens = self.words(arena), arena.counters.load("tokens")
+        words["done_before"], words["tokens_before"] = done, tokens
 
     # -- rounds ----------------------------------------------------------------------------------
 
     def steps(self, words: Words, rank: int) -> int:
         return words["stages", rank] // STAGES
+
+    def store_counts(self, arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
+        """Store the counts after a member's round; the first member's are those of the run."""
+        super().store_counts(arena, words, rank, record)
+        words["tokens", rank] = record.tokens
+        if rank == self.members(words)[1][0]:
+            arena.counters.store("version", record.version)
+            arena.workers.entry(1).opt_step = record.opt_step
+        words["stages", rank] = STAGES * record.steps
+
+    def count_tokens(self, arena: Arena) -> int:
+        """Count the tokens of all updates of this call, and return them.
+
+        Workers do not count their own: one that dies behind its last stage would leave them out.
+        """
+        words = self.words(arena)
+        tokens: int = words["tokens_before"] + sum(self.each(words, "tokens"))
+        arena.counters.store("tokens", tokens)
+        return tokens
 
     def members(self, words: Words) -> tuple[int, list[int]]:
         """Return the number of closed rounds, and the members of the last; at first all."""
@@ -325,6 +346,7 @@ class Sync(SynchronousShares, Numbered):
             if self.missed(words, rank):
                 self.pass_over(arena, ledger, rank)
         super().settle(arena, ledger)
+        self.count_tokens(arena)
 
     def models_sent(self, arena: Arena, steps: int) -> int:
         return steps * 2 * (self.workers - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     from mlxhog.optim.gradients import Grads
@@ -47,6 +47,9 @@ class WriteResult(NamedTuple):
 
 class StrategyWorker(ABC):
     """One worker's part of a strategy, in its process."""
+
+    counts_tokens: ClassVar[bool] = True  # each worker its own; else the strategy counts them
+    tokens = 0  # of the gradient that `write` gets
 
     def __init__(self, context: Context) -> None:
         self.context = context

@@ -22,7 +22,8 @@ from mlxhog.optim import SGD
 from mlxhog.strategies import Collect, Idle, Lease, TicketPart, build
 from mlxhog.strategies.context import Context
 from mlxhog.strategies.hogwild import LockFree
-from tests.threads import in_threads
+from mlxhog.training.worker.steps import Steps, WorkerStep
+from tests.threads import in_threads, wait_until
 
 LR = 0.5
 W = {"w": ParamSpec("w", (4,), "zeros")}
@@ -117,9 +118,35 @@ def begin_step(one):
     return lease
 
 
+def begun(one):
+    """The lease of the step that a worker begins, as soon as it need not wait for others."""
+    lease = wait_until(lambda: (lease := one.claim()) is not Idle.WAIT and lease, every_s=0.001)
+    one.read()
+    return lease
+
+
 def end_step(one, lease, value=1.0):
     """Write a gradient of equal elements."""
     return one.write(full(one.context.arena, value), lease, samples=1)
+
+
+def write(one, lease, grads, samples):
+    """Write the gradient of full sequences, as `Steps` does; returns what is to be recorded."""
+    tokens = samples * one.context.run.seq_len
+    batch = SimpleNamespace(n_tokens=tokens, n_labels=samples, n_bytes=samples)
+    done = WorkerStep(lease, [batch], began_ns=0, grads=grads)
+    one.tokens = done.tokens
+    done.outcome = one.write(grads, lease, samples)
+    return done
+
+
+def record(one, done):
+    """Record a step, as `Steps` does."""
+    steps = SimpleNamespace(
+        context=one.context, strategy=one, job=SimpleNamespace(slot=one.context.slot),
+        ring=SimpleNamespace(append=lambda **values: None),
+    )  # fmt: skip
+    Steps._record(steps, done)
 
 
 def step(one, value=1.0):
@@ -189,9 +216,7 @@ class Run:
                 time.sleep(0.0002)
 
     def _end(self, one, lease, grads, samples):
-        one.write(grads, lease, samples)
-        if one.counts_step():
-            self.arena.counters.add("steps", 1)
+        record(one, write(one, lease, grads, samples))
         self.taken[one.context.slot] += 1
 
     def _is_ahead(self, one, victim):

@@ -3,7 +3,6 @@
 import itertools
 from collections import Counter
 from random import Random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +10,19 @@ import pytest
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import MAX_NONFINITE, WorkerState
 from mlxhog.strategies import Idle, Lease, build
-from mlxhog.training.worker.steps import Steps, WorkerStep
-from tests.strategies.runs import LR, config, end_step, first, full, new_arena, strategy, worker
-from tests.threads import wait_until
+from tests.strategies.runs import (
+    LR,
+    begun,
+    config,
+    end_step,
+    first,
+    full,
+    new_arena,
+    record,
+    strategy,
+    worker,
+    write,
+)
 
 
 def sequences(lease, each):
@@ -32,11 +41,9 @@ def arena(of):
         yield arena
 
 
-def begun(one):
-    """The lease of the step that a worker begins, as soon as no other is expected to."""
-    lease = wait_until(lambda: (lease := one.claim()) is not Idle.WAIT and lease, every_s=0.001)
-    one.read()
-    return lease
+def take(one, value):
+    """A whole step of one sequence."""
+    record(one, write(one, begun(one), full(one.context.arena, value), 1))
 
 
 @pytest.mark.slow
@@ -143,13 +150,22 @@ def test_a_death_within_a_sum_repeats_the_round_and_counts_nothing_twice(of, are
         patch.setattr(victim._mean, "put", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             end_step(victim, begun(victim), 2.0)
-    end_step(other, begun(other), 2.0)
+    take(other, 2.0)
     assert other.claim() is Idle.WAIT, "the victim may still be adding"
     arena.workers.mark_dead(1)
     for value in (2.0, 4.0):
-        end_step(other, begun(other), value)
+        take(other, value)
     assert first(arena) == pytest.approx(-LR * 3.0)
-    assert arena.counters.load("version") == 1
+    assert (arena.counters.load("version"), arena.counters.load("tokens")) == (1, 20)
+
+
+def test_a_death_after_its_gradient_is_in_the_sum_leaves_no_token_out(of, arena):
+    victim, other = (worker(arena, slot, of) for slot in (1, 2))
+    write(victim, begun(victim), full(arena, 2.0), 1)
+    arena.workers.mark_dead(1)
+    take(other, 4.0)
+    assert first(arena) == pytest.approx(-LR * 3.0)
+    assert (arena.counters.load("steps"), arena.counters.load("tokens")) == (1, 20)
 
 
 def test_a_gradient_that_is_not_finite_costs_its_round_only(of, arena):
@@ -168,19 +184,12 @@ def test_a_skipped_round_is_one_gradient_that_is_not_finite_however_many_portion
     with new_arena(of, n_tickets=64) as arena:
         one = worker(arena, 1, of)
         entry = one.context.entry
-        steps = SimpleNamespace(
-            context=one.context, strategy=one, job=SimpleNamespace(slot=1),
-            ring=SimpleNamespace(append=lambda **record: None),
-        )  # fmt: skip
 
         def take_round(*values):
             portions, values = 0, itertools.chain(values, itertools.repeat(2.0))
             ended = of.words(arena)["ended"]
             while of.words(arena)["ended"] == ended:
-                lease = begun(one)
-                done = WorkerStep(lease, [], began_ns=0)
-                done.outcome = end_step(one, lease, next(values))
-                Steps._record(steps, done)
+                take(one, next(values))
                 assert entry.nonfinite_in_row <= 1
                 portions += 1
             return portions
@@ -190,6 +199,26 @@ def test_a_skipped_round_is_one_gradient_that_is_not_finite_however_many_portion
         take_round()
         assert (entry.nonfinite_in_row, entry.dropped) == (0, 1)
         assert (arena.counters.load("version"), arena.counters.load("steps")) == (1, 2)
+
+
+def test_rounds_that_are_not_finite_end_a_run_whichever_workers_end_them(of, arena):
+    one, other = (worker(arena, slot, of, steps=99) for slot in (1, 2))
+    for turn in range(MAX_NONFINITE):
+        for each in (one, other) if turn % 2 else (other, one):
+            take(each, float("nan"))
+    for each in (one, other):
+        assert each.claim() is Idle.DONE
+        entry = each.context.entry
+        assert (entry.nonfinite_in_row, entry.dropped) == (MAX_NONFINITE, MAX_NONFINITE // 2)
+
+
+def test_an_idle_worker_that_ends_a_round_counts_it_as_skipped(of, arena, monkeypatch):
+    slow, idle = (worker(arena, slot, of) for slot in (1, 2))
+    monkeypatch.setattr(slow, "_finish", lambda *args: None)  # it is stopped before
+    for _ in range(2):
+        take(slow, float("nan"))
+    assert idle.claim() is Idle.WAIT
+    assert (of.steps_done(arena, Ledger(arena)), idle.context.entry.dropped) == (1, 1)
 
 
 def test_workers_join_and_leave_unless_the_division_is_fixed():

@@ -157,6 +157,10 @@ def test_drawn_staleness_has_the_requested_mean_and_depend_on_seed_and_step_alon
     assert [step.staleness for step in steps(text, seed=1)] != drawn
 
 
+def test_a_tiny_mean_staleness_is_none():
+    assert {step.staleness for step in steps("geometric:1e-17")} == {0}
+
+
 def test_speeds_give_each_worker_its_part_and_a_mean_staleness_of_p_minus_1():
     taken = steps("speed:1,1,1,4")
     shares = Counter(step.worker for step in taken)

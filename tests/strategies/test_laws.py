@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mlxhog.arena.ledger import Ledger
 from mlxhog.config.components import STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
@@ -22,7 +23,7 @@ from mlxhog.strategies.sync import Sync
 from tests.pairs import each_of
 from tests.strategies import references
 from tests.strategies.deaths import dies, dies_with, places
-from tests.strategies.runs import Run, strategy
+from tests.strategies.runs import Run, new_arena, step, strategy, worker
 from tests.threads import begin, join, wait_until
 
 STEPS = 7
@@ -147,7 +148,10 @@ def check(run, case, where=None, *, steps=STEPS, before=0):
         assert of.backup_workers or taken == [steps] * of.workers, where
     else:
         assert steps - torn <= version <= steps, where
-    each = of.workers if isinstance(of, Sync | Collect) else 1
+    in_rounds = isinstance(of, Sync | Collect)
+    if in_rounds and not getattr(of, "backup_workers", 0):
+        assert counters.load("tokens") == counters.load("steps") * of.tokens_per_step, where
+    each = of.workers if in_rounds else 1
     assert ledger.watermark == each * steps or before, where
     assert ledger.position()["done"] == [], where
     values = set(run.model().values())
@@ -217,6 +221,27 @@ def test_a_death_at_any_line_costs_at_most_one_partially_applied_step_and_stops_
         check(run, case, name_of(place))
         run.arena.close()
     assert reached >= len(lines) / 2, (reached, len(lines))
+
+
+def test_a_synchronous_step_that_is_applied_counts_wherever_its_worker_dies_for_good():
+    """One worker, at each line of its second step."""
+    of = strategy("sync", 1)
+
+    def scene(act):
+        with new_arena(of) as arena:
+            ledger, one = Ledger(arena), worker(arena, 1, of)
+            step(one)
+            result = act(partial(step, one))
+            arena.workers.mark_dead(1)
+            ledger.reap(one.context.owner)
+            of.settle(arena, ledger)
+            counts = [arena.counters.load(name) for name in ("steps", "version")]
+            return result, [ledger.count_done(), *counts, arena.workers.entry(1).opt_step]
+
+    for place in scene(places)[0]:
+        died, counts = scene(partial(dies, place=place))
+        assert died
+        assert len(set(counts)) == 1, (name_of(place), counts)
 
 
 @pytest.mark.slow

@@ -14,24 +14,28 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import AdamW, Muon, RunContext
 from mlxhog.optim.soap import Soap
-from mlxhog.strategies import Idle, Lease, division
+from mlxhog.strategies import Idle, Lease, TicketPart, division
 from tests.pairs import each_of
 from tests.strategies import runs
 from tests.strategies.runs import (
     LR,
     Run,
     begin_step,
+    begun,
     context,
     empty_arena,
     end_step,
     first,
+    full,
     new_arena,
+    record,
     step,
     strategy,
     worker,
+    write,
 )
 from tests.strategies.test_laws import H, of_both
-from tests.threads import begin, in_threads, join, wait_until
+from tests.threads import begin, in_threads, join
 
 
 def there(of, **layout):
@@ -62,15 +66,49 @@ def test_a_round_is_clipped_by_the_norm_of_its_mean_gradient(arena):
     assert first(arena) == pytest.approx(-LR * 3.0 / 6.0, rel=1e-5)
 
 
-@pytest.mark.parametrize("counted", [10, 20])
-def test_the_learning_rate_does_not_depend_on_who_has_counted_the_last_round(arena, of, counted):
-    tokens = {"budget": Budget(tokens=100), "schedule": lambda progress, update: 1.0 - progress}
-    one, other = worker(arena, 1, of, **tokens, step_limit=None), worker(arena, 2, of)
-    one.context.entry.tokens = 10
-    arena.counters.store("tokens", counted)  # with the other worker's 10, or not yet
-    leases = [begin_step(one), begin_step(other)]
-    in_threads(lambda pair: end_step(*pair), zip((one, other), leases, strict=True))
-    assert first(arena) == np.float32(-0.8)
+def by_tokens(budget):
+    """Fields of a context whose learning rate falls from 1 with the tokens of a budget."""
+    return {
+        "budget": Budget(tokens=budget), "schedule": lambda progress, update: 1.0 - progress,
+        "step_limit": None,
+    }  # fmt: skip
+
+
+@each_of("dead", [(), (1,), (2,), (1, 2)])
+def test_tokens_count_and_give_the_learning_rate_also_if_workers_die_at_a_round_s_end(of, dead):
+    with new_arena(of) as arena:
+        team = {slot: worker(arena, slot, of, **by_tokens(100)) for slot in (1, 2)}
+
+        def take_round(slot):
+            done = write(team[slot], begun(team[slot]), full(arena, 1.0), 1)
+            if slot not in dead:
+                record(team[slot], done)
+
+        for _ in range(2):
+            in_threads(take_round, team)
+            for slot in dead:
+                arena.workers.mark_dead(slot)
+                team[slot] = worker(arena, slot, of, **by_tokens(100))
+        of.settle(arena, Ledger(arena))
+        assert arena.counters.load("tokens") == 40
+        assert first(arena) == pytest.approx(-1.0 - 0.8)
+
+
+@each_of(("name", "options"), [("sync", {}), ("collect", {"determinism": "rounds", "steps": 3})])
+def test_the_learning_rate_is_that_of_all_tokens_also_after_a_ticket_with_fewer(name, options):
+    each, sizes = 2, (2, 2, 1)  # sequences of the three tickets of an epoch
+    of = strategy(name, grad_accumulation=each, **options)
+    with new_arena(of, n_tickets=len(sizes)) as arena:
+
+        def work(one):
+            for _ in range(3):
+                lease = begun(one)
+                parts = lease.parts or [TicketPart(*lease[:2], 0, each)]
+                samples = sum(min(part.end, sizes[part.ticket]) - part.begin for part in parts)
+                record(one, write(one, lease, full(arena, 1.0), samples))
+
+        in_threads(work, [worker(arena, slot, of, **by_tokens(200)) for slot in (1, 2)])
+        assert first(arena) == pytest.approx(-(1.0 + 0.8 + 0.65))
 
 
 @pytest.mark.parametrize(("slowest_s", "idle"), [(100.0, Idle.DONE), (10.0, None)])
@@ -96,9 +134,7 @@ def team():
 
 
 def take_round(one):
-    lease = wait_until(lambda: (lease := one.claim()) is not Idle.WAIT and lease, every_s=0.001)
-    one.read()
-    end_step(one, lease)
+    end_step(one, begun(one))
 
 
 def take_rounds(one):

@@ -69,7 +69,9 @@ class StrategyChanges:
                 tokens=session.arena.counters.load("tokens"),
                 seconds=session.clock.seconds(),
             )
-            if done > self._share - 1e-6:
+            limit = session.workers.steps_allowed  # by full steps; those at an epoch's end are not
+            is_at_limit = limit is not None and session.steps_done() >= limit
+            if done > self._share - 1e-6 or is_at_limit:
                 self.end_sync(f"{self._share:.0%} of the budget is used (async_after)")
         elif session.has_background_task():
             self._last_s = self._watched.look()

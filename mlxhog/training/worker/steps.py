@@ -205,6 +205,7 @@ class Steps:
         """
         entry, samples = self.context.entry, sum(len(batch.x) for batch in step.batches)
         began_ns, waited_ns = monotonic_ns(), entry.wait_ns
+        self.strategy.tokens = step.tokens
         step.outcome = self.strategy.write(step.grads, step.lease, samples)
         if step.outcome.applied and self.context.strategy.probes:
             probe = self.context.arena.layout.probe
@@ -240,7 +241,8 @@ class Steps:
             entry.dropped += 1  # one worker counts an update that all skip together
         if counts:
             counters.add("steps", 1)
-        if counts or not outcome.is_stale:  # else it was too stale for an update of others
+        is_used = counts or not outcome.is_stale  # else it was too stale for an update of others
+        if is_used and self.strategy.counts_tokens:
             counters.add("tokens", tokens)
         times = ("read", "compute", "apply", "wait")
         self.ring.append(
