@@ -122,6 +122,7 @@ class TrainConfig(ConfigBase):
         "Python file that adds layers, tasks, schedules, optimizers or strategies; several with "
         "commas; a file named only in YAML runs only if you passed this exact version with "
         "--plugin before",
+        commas=True,
     )
     embedding_init: str = _model(
         "auto",
@@ -286,7 +287,7 @@ class TrainConfig(ConfigBase):
     )  # fmt: skip
     keep_awake: bool = _run(True, "keep a Mac awake while the run trains (caffeinate -i)")
     seed: int = _run(0, "seed of initialization, data order and samples", low=0, high=MAX_SEED)
-    runs_dir: str = _run("runs", "folder that holds the runs")
+    runs_dir: str = _run("runs", "folder that holds the runs", is_path=True)
     name: str | None = _run(
         None, "run name, after the timestamp; default: the corpus", aliases=("run", "project_name")
     )
@@ -511,7 +512,7 @@ def train_config(sources: Iterable[ConfigSource]) -> TrainConfig:
     sources = list(sources)
     *_, named = None, *(source[plugins.KEY][0] for source in sources if plugins.KEY in source)
     return plugins.recalled(
-        plugins.texts("" if named in (None, "none") else str(named)),
+        plugins.texts("" if named == "none" else named),
         lambda: resolve(TrainConfig, sources),
         lambda config: vars(config).values(),
     )

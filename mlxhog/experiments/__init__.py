@@ -32,9 +32,9 @@ class CompareConfig:
     )
     seed: int = option(1, "seed of the first pair; others follow", low=0, high=MAX_SEED)
     folder: str | None = option(
-        None, "folder of this comparison; auto: one in comparisons/", none="auto"
+        None, "folder of this comparison; auto: one in comparisons/", none="auto", is_path=True
     )
-    runs_dir: str = option("runs", "folder that holds the runs A and B may name")
+    runs_dir: str = option("runs", "folder that holds the runs A and B may name", is_path=True)
 
     @property
     def each(self) -> str:

@@ -323,7 +323,9 @@ class ExecutionConfig(ConfigBase):
         Interval(), "budget of the whole study: candidates (40), or time (2h)", unit="candidates",
         group=_GROUP,
     )  # fmt: skip
-    studies_dir: str = option("studies", "folder that holds the studies", group=_GROUP)
+    studies_dir: str = option(
+        "studies", "folder that holds the studies", group=_GROUP, is_path=True
+    )
 
     def __post_init__(self) -> None:
         """Check the values together."""

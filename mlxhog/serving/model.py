@@ -28,7 +28,7 @@ from mlxhog.display.views import Tell
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.models import families, lm_native
 from mlxhog.models.families import ModelConfig
-from mlxhog.serving import BACKEND, READ_MODES, WAIT_S
+from mlxhog.serving import BACKEND, READ_MODES, WAIT_S, LoadOptions
 from mlxhog.serving.opening import open_source
 from mlxhog.serving.source import WeightFollower, WeightSource
 
@@ -256,8 +256,9 @@ def load(
     """
     for file in plugins.texts(plugin):
         plugins.load(file)
-    how: dict[str, Any] = {"weights": weights, "mode": mode, "wait_s": wait}
-    opened = open_source(os.fspath(model), Path(runs_dir), **how, say=say, pause=pause)
+    own = resolve(LoadOptions, [of_keywords("load()", {"wait": wait, "runs_dir": runs_dir})])
+    how: dict[str, Any] = {"weights": weights, "mode": mode, "wait_s": own.wait}
+    opened = open_source(os.fspath(model), Path(own.runs_dir), **how, say=say, pause=pause)
     # If torch's thread pool spins between its jobs, the native operators lack its cores.
     policy = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     try:

@@ -78,7 +78,7 @@ class Download:
 class RunsDirectory:
     """The option of commands on runs."""
 
-    runs_dir: str = option("runs", "folder that holds the runs")
+    runs_dir: str = option("runs", "folder that holds the runs", is_path=True)
 
     def find(self, name: str) -> "Run":
         """Return a run by its path, its name or a part of it, or `latest`; else a RunError."""
