@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import yaml
 
@@ -17,6 +18,7 @@ from mlxhog.config.components import (
     STRATEGIES,
     Component,
     Constraints,
+    UnknownComponent,
     broken,
 )
 from mlxhog.config.options import MAX_SEED, RESEARCH, option, yaml_values
@@ -373,6 +375,18 @@ class TrainConfig(ConfigBase):
         "timeout of each join, transfer and average; auto: six times round_every, at least 60 s",
         none="auto", unit="s", above=0,
     )  # fmt: skip
+
+    def __init__(self, **values: Any) -> None:
+        """Take options as the base does, with the components of the files that `plugin` names."""
+        try:
+            super().__init__(**values)
+        except ConfigError as error:
+            files = plugins.texts(values.get(plugins.KEY))
+            if not files or not isinstance(error.__cause__, UnknownComponent):
+                raise
+            for file in files:  # of the caller: merging a YAML file has its components before
+                plugins.load(file)
+            super().__init__(**values)
 
     def __post_init__(self) -> None:
         """Check the values together, and set those implied by others.
