@@ -185,6 +185,15 @@ def test_the_end_is_compared_with_the_best_evaluation_before_it_and_a_resume_kno
     assert checkpoint.best(run).name == "step-00000020"
 
 
+def test_an_interrupted_run_asks_the_thread_of_its_ngram_baseline_to_end(tmp_path, monkeypatch):
+    waits = []
+    ends = lambda monitor, limit_s: waits.append(limit_s)  # noqa: E731
+    monkeypatch.setattr(Monitor, "await_ngram_baseline", ends)
+    observer = At(lambda progress: signal.raise_signal(signal.SIGINT), steps=2)
+    assert train(small_config(tmp_path), observer=observer).status == "interrupted"
+    assert waits == [0.0]  # with no limit it would still be counted in a notebook
+
+
 def test_a_second_interrupt_names_the_newest_checkpoint_and_the_way_on(tmp_path, monkeypatch):
     def interrupt_twice(progress):
         for _ in range(2):
