@@ -12,12 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlxhog import train
 from mlxhog.checkpoint.checkpoint import write_model
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.config.sources import read_yaml
 from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.training.supervisor.training import train
 from tests.cli.command import refused, said, told
 from tests.data.token_files import written
 from tests.display.sample_run import VALIDATION, lines, write_run

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog import train
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, manifest
@@ -18,6 +17,7 @@ from mlxhog.errors import DataError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.progress import Phase
 from mlxhog.training.supervisor.monitor import Monitor
 from mlxhog.training.supervisor.session import Session
+from mlxhog.training.supervisor.training import train
 from mlxhog.training.supervisor.workers import Workers
 from tests.training.small import Messages, checkpoint_of, sample_prompt, small_config, tickets
 

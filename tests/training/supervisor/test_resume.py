@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import yaml
 
-from mlxhog import train
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.data.split import KnownText
@@ -20,6 +19,7 @@ from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.training.plan.decide import make_plan
 from mlxhog.training.supervisor.evaluations import Evaluations
 from mlxhog.training.supervisor.session import Session
+from mlxhog.training.supervisor.training import train
 from tests.pairs import each_of
 from tests.training.small import checkpoint_of, filled, identical, parameters, small_config
 
