@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
+import numpy as np
 import pytest
 
 import mlxhog
@@ -47,6 +49,12 @@ def test_evaluate_scores_the_validation_set_and_other_text_as_the_command_does(t
         ((), "Never wait."), (("--document-separator", "none"), "Never wait.<|endoftext|>")
     ):  # fmt: skip
         assert told(capsys, *words, *flags)["bytes"] == 9 * len(text)
+    both = [tmp_path / "letter.txt", str(marked)]
+    scores = mlxhog.evaluate(result.run, both, seq_len=np.int64(32), document_separator="none")
+    assert {name: one.n_bytes for name, one in scores.files.items()} == {
+        "letter.txt": 240, "marked.txt": 216
+    }  # fmt: skip
+    assert scores.seq_len == 32
     with pytest.raises(mlxhog.ConfigError, match="name a text with --data"):
         mlxhog.evaluate(result.run, text_key="body")
     with pytest.raises(mlxhog.ConfigError, match="leave one out"):
@@ -59,6 +67,19 @@ def test_evaluate_refuses_a_wrong_length_before_it_looks_for_the_model(seq_len):
         mlxhog.evaluate("no such run", seq_len=seq_len)
 
 
+def test_wrong_values_of_evaluate_and_load_are_errors_with_their_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(mlxhog.ConfigError, match=r"evaluate\(\): text_key is \('a', 'b'\); wanted"):
+        mlxhog.evaluate("none", "letter.txt", text_key=("a", "b"))
+    with pytest.raises(mlxhog.ConfigError, match=r"evaluate\(\): data is \[\]; wanted text"):
+        mlxhog.evaluate("none", [])
+    with pytest.raises(mlxhog.ConfigError, match=r"load\(\): wait is 'soon'; wanted"):
+        mlxhog.load("none", wait="soon")
+    for call in (partial(mlxhog.load, wait="10s"), mlxhog.evaluate):
+        with pytest.raises(mlxhog.MlxhogError, match=f"{tmp_path}/mine has no runs"):
+            call("none", runs_dir="~/mine")
+
+
 def test_parity_returns_every_row_and_says_what_was_perturbed():
     how = {"backends": "numpy,torch:cpu", "kernels": "eager", "seq_len": 9, "steps": 0}
     report = mlxhog.parity("tiny", set={"hidden_size": 32, "num_hidden_layers": 1}, **how)
@@ -67,6 +88,22 @@ def test_parity_returns_every_row_and_says_what_was_perturbed():
     bad = mlxhog.parity("tiny", set="hidden_size=32", perturb="lm_head.weight", **how)
     assert not bad.ok
     assert bad.notes[-1].startswith("perturbed: ")
+
+
+@each_of(
+    ("values", "message"),
+    [
+        ({"batch_size": 0}, r"parity\(\): batch_size is 0; wanted a whole number at least 1"),
+        ({"seq_len": 0, "seed": -1}, r"(?s)seed is -1; .*seq_len is 0; wanted"),
+        ({"steps": 2000}, "steps is 2000; wanted a whole number at least 0 and at most 1000"),
+        ({"sides": "none-such"}, "--side none-such: "),
+        ({"set": {"hidden_size": None}}, "the architecture lacks hidden_size"),
+        ({"set": {"hidden_size": object()}}, r"set is \{.*; wanted NAME=VALUE"),
+    ],
+)
+def test_parity_refuses_what_its_command_refuses(values, message):
+    with pytest.raises(mlxhog.ConfigError, match=message):
+        mlxhog.parity("mlstm" if "sides" in values else "tiny", backends="numpy", **values)
 
 
 @pytest.mark.slow

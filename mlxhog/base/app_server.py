@@ -75,7 +75,8 @@ class AppServer(uvicorn.Server):
         before = {
             number: signal.signal(number, end)
             for number in SIGNALS
-            if signal.getsignal(number) != signal.SIG_IGN  # ignored, for example, under nohup
+            # Ignored, for example, under nohup; or handled by a program around Python.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None)
         }
         try:
             yield

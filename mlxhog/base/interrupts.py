@@ -30,9 +30,10 @@ class Interrupts:
     """Counts signals while its block runs; they do not end the process meanwhile.
 
     Outside the main thread Python handles no signals, so the count stays 0. An ignored SIGHUP, as
-    under `nohup`, and a warning that is ignored or has the caller's handler stay so. A warning
-    counts only as the first signal. Signals before the block count if their KeyboardInterrupt was
-    dropped; `received` is the count without `end`, `last` the number of the newest signal.
+    under `nohup`, and a warning that is ignored or has the caller's handler stay so, and so does a
+    signal that a program around Python handles. A warning counts only as the first signal. Signals
+    before the block count if their KeyboardInterrupt was dropped; `received` is the count without
+    `end`, `last` the number of the newest signal.
     """
 
     def __init__(self) -> None:
@@ -128,6 +129,8 @@ def _raise(signum: int, frame: FrameType | None) -> None:
 def _handled(number: signal.Signals) -> bool:
     """Whether to handle a signal in place of the caller."""
     handler = signal.getsignal(number)
+    if handler is None:  # the host's, not of Python: it could not be installed again
+        return False
     is_ours = handler is _raise or isinstance(getattr(handler, "__self__", None), Interrupts)
     if number in WARNINGS:
         return is_ours or handler == signal.SIG_DFL

@@ -26,10 +26,10 @@ def expanded(path: str | Path) -> Path:
 
 
 def read_path(text: str) -> Path:
-    """Read the path of an option; else a ValueError: "" would name the current folder."""
+    """Read the path of an option as `expanded`; a ValueError for "", the current folder's."""
     if not text:
         raise ValueError("wanted a path; the current folder is .")
-    return Path(text)
+    return expanded(text)
 
 
 def path_from_here(path: Path) -> Path:

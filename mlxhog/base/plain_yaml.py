@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from mlxhog.base.darwin import reason
+from mlxhog.base.quantities import python_number
 from mlxhog.base.reading import MAX_DEPTH, MAX_YAML_BYTES, read_text, text_of
 from mlxhog.errors import ConfigError, message_of, shown
 
@@ -155,10 +156,17 @@ def as_assignments(value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}={json.dumps(one)}" for name, one in value.items())
+        texts = {name: json.dumps(one, default=_for_json) for name, one in value.items()}
+        return ", ".join(f"{name}={text}" for name, text in texts.items())
     if isinstance(value, Sequence) and all(isinstance(one, str) for one in value):
         return ", ".join(value)
     raise ValueError(f"wanted {ASSIGNMENT}")
+
+
+def _for_json(value: object) -> object:
+    if (number := python_number(value)) is value:
+        raise ValueError(f"wanted {ASSIGNMENT}")
+    return number
 
 
 @contextmanager

@@ -9,11 +9,15 @@ units does not matter.
 
 import ipaddress
 import math
+import numbers
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any, TypeVar, cast
 
 from mlxhog.errors import shown
+
+T = TypeVar("T")
 
 _COUNTS = {"k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _SECONDS = {
@@ -87,6 +91,14 @@ def parse_duration_s(value: object) -> float:
     if abs(seconds) > MAX_SECONDS:
         raise ValueError(f"wanted {expected}, and at most {MAX_SECONDS:g} s")
     return seconds
+
+
+def python_number(value: T) -> T:
+    """Return a number of another package, such as NumPy's, as Python's own; others unchanged."""
+    if isinstance(value, int | float) or not isinstance(value, numbers.Real):
+        return value
+    own: Any = int(value) if isinstance(value, numbers.Integral) else float(value)
+    return cast(T, own)
 
 
 def _text(value: object, expected: str, *, lower: bool = True) -> str:

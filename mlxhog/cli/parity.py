@@ -41,7 +41,8 @@ from mlxhog.cli.frame import (
     command,
     option,
 )
-from mlxhog.config.options import MAX_SEED, is_set
+from mlxhog.config.options import is_set, option_of
+from mlxhog.conformance.api import ParityOptions
 from mlxhog.display.table import AnswerNote, FailureNote, Section
 from mlxhog.errors import ConfigError
 
@@ -64,15 +65,11 @@ class _Parity(RunsDirectory, Plugins, Download, Quiet):
     kernels: str = option(
         "all", "kernel implementations: all of each backend, or one", choices=KERNELS
     )
-    set: str | None = option(
-        None,
-        "other values for fields of an architecture, such as hidden_size=64, as in mlxhog train",
-        repeats=True,
-    )
-    seed: int = option(0, "seed of tokens and noise", low=0, high=MAX_SEED)
-    batch_size: int = option(2, "sequences", low=1)
-    seq_len: int = option(67, "tokens of each", unit="tokens", low=1)
-    steps: int = option(3, "steps with each optimizer; 0 for none", low=0, high=1000)
+    set: str | None = option_of(ParityOptions, "set")
+    seed: int = option_of(ParityOptions, "seed")
+    batch_size: int = option_of(ParityOptions, "batch_size")
+    seq_len: int = option_of(ParityOptions, "seq_len", unit="tokens")
+    steps: int = option_of(ParityOptions, "steps")
     dtype: str = option(
         "float32", "or bfloat16: gradients in mixed precision", choices=("float32", "bfloat16")
     )

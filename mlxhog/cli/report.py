@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxhog.base.paths import expanded, read_path
 from mlxhog.cli.frame import CommandResult, Json, RunsDirectory, command, option, run_argument
 from mlxhog.errors import ConfigError
 
@@ -27,7 +26,7 @@ class ReportOptions(RunsDirectory, Json):
     runs: tuple[str, ...] = run_argument("RUN...")
     output: str | None = option(
         None, "file to write; in the run's folder, or here for several", none="auto",
-        reads=read_path,
+        is_path=True,
     )  # fmt: skip
 
     def records(self) -> "list[RunRecord]":
@@ -42,7 +41,7 @@ class ReportOptions(RunsDirectory, Json):
         from mlxhog.base.durable import disk_errors, replace_file
 
         default = Path(name) if len(records) > 1 else records[0].run.directory / name
-        path = default if self.output is None else expanded(self.output)
+        path = default if self.output is None else Path(self.output)
         with disk_errors(f"writing {path}"):
             replace_file(path, content)
         return str(path)

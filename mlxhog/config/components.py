@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import Field, replace
 from functools import cache
 from types import MappingProxyType
@@ -78,8 +78,17 @@ class Registry(Generic[T]):
         if self._check is not None:
             self._check(component)
         if self._by_name.setdefault(name, component) is not component:
-            raise ConfigError(f"there is a {self.title} {name!r} already; give yours another name")
+            article = "an" if self.title[0] in "aeiou" else "a"
+            raise ConfigError(
+                f"there is {article} {self.title} {name!r} already; give yours another name"
+            )
         return component
+
+    def forget(self, modules: Collection[str]) -> None:
+        """Remove the components that some modules define; objects of them stay valid."""
+        for name, component in list(self._by_name.items()):
+            if getattr(component, "__module__", None) in modules:
+                del self._by_name[name]
 
     def known(self) -> Mapping[str, T]:
         """Return every component by its name, in the order of registration."""

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import yaml
 
 from mlxhog.base import plain_yaml
-from mlxhog.base.paths import read_path
 from mlxhog.base.quantities import Interval, split_host
 from mlxhog.config import plugins
 from mlxhog.config.components import (
@@ -18,6 +18,7 @@ from mlxhog.config.components import (
     STRATEGIES,
     Component,
     Constraints,
+    UnknownComponent,
     broken,
 )
 from mlxhog.config.options import MAX_SEED, RESEARCH, option, yaml_values
@@ -105,7 +106,7 @@ class TrainConfig(ConfigBase):
         None,
         "online training: folder whose new files are trained on as they arrive; data is then the "
         "validation set only",
-        none="off", reads=read_path,
+        none="off", is_path=True,
     )  # fmt: skip
 
     model: str = _model(
@@ -123,6 +124,7 @@ class TrainConfig(ConfigBase):
         "Python file that adds layers, tasks, schedules, optimizers or strategies; several with "
         "commas; a file named only in YAML runs only if you passed this exact version with "
         "--plugin before",
+        commas=True,
     )
     embedding_init: str = _model(
         "auto",
@@ -287,7 +289,7 @@ class TrainConfig(ConfigBase):
     )  # fmt: skip
     keep_awake: bool = _run(True, "keep a Mac awake while the run trains (caffeinate -i)")
     seed: int = _run(0, "seed of initialization, data order and samples", low=0, high=MAX_SEED)
-    runs_dir: str = _run("runs", "folder that holds the runs", reads=read_path)
+    runs_dir: str = _run("runs", "folder that holds the runs", is_path=True)
     name: str | None = _run(
         None, "run name, after the timestamp; default: the corpus", aliases=("run", "project_name")
     )
@@ -373,6 +375,18 @@ class TrainConfig(ConfigBase):
         "timeout of each join, transfer and average; auto: six times round_every, at least 60 s",
         none="auto", unit="s", above=0,
     )  # fmt: skip
+
+    def __init__(self, **values: Any) -> None:
+        """Take options as the base does, with the components of the files that `plugin` names."""
+        try:
+            super().__init__(**values)
+        except ConfigError as error:
+            files = plugins.texts(values.get(plugins.KEY))
+            if not files or not isinstance(error.__cause__, UnknownComponent):
+                raise
+            for file in files:  # of the caller: merging a YAML file has its components before
+                plugins.load(file)
+            super().__init__(**values)
 
     def __post_init__(self) -> None:
         """Check the values together, and set those implied by others.
@@ -512,7 +526,7 @@ def train_config(sources: Iterable[ConfigSource]) -> TrainConfig:
     sources = list(sources)
     *_, named = None, *(source[plugins.KEY][0] for source in sources if plugins.KEY in source)
     return plugins.recalled(
-        plugins.texts("" if named in (None, "none") else str(named)),
+        plugins.texts("" if named == "none" else named),
         lambda: resolve(TrainConfig, sources),
         lambda config: vars(config).values(),
     )

@@ -17,7 +17,14 @@ from operator import ge, gt, le, lt
 from typing import Any, cast
 
 from mlxhog.base import plain_yaml
-from mlxhog.base.quantities import Interval, parse_count, parse_duration_s, parse_number
+from mlxhog.base.paths import read_path
+from mlxhog.base.quantities import (
+    Interval,
+    parse_count,
+    parse_duration_s,
+    parse_number,
+    python_number,
+)
 from mlxhog.errors import ConfigError, did_you_mean, shown
 
 MAX_SEED = 2**32 - 1
@@ -67,6 +74,8 @@ class Option:
     none: str = "none"  # the text for None, if the type allows it
     repeats: bool = False  # `NAME=VALUE`; values of further flags and sources are added
     lines: bool = False  # may have several values: a list, arguments or flags; kept as lines
+    commas: bool = False  # may be a list, kept as a text with commas
+    is_path: bool = False  # not empty; a leading ~ is the user's home
     flat: str = ""  # of a hyperparameter: its name outside of the component, by default its own
     registry: Any = None  # of a component: the `ComponentRegistry` that reads it
     argument: str = ""  # of a positional argument: its name in the usage line, see `argument`
@@ -153,6 +162,7 @@ class Option:
             raise ValueError(f"is empty; wanted {self.expected}")
         if self.many:
             return tuple(value) if isinstance(value, list | tuple) else (str(value),)
+        value = python_number(value)
         got, converted = f"is {shown(value)}", cast(Any, None)
         if self.registry is None:
             with suppress(KeyError, TypeError, ValueError):
@@ -165,9 +175,9 @@ class Option:
                 return self.registry.read(value)
             if self.reads is not None:
                 self.reads(converted)
+            return str(read_path(converted)) if self.is_path else converted
         except (ConfigError, ValueError) as error:
             raise ValueError(f"{got}; {error}") from error
-        return converted
 
     def unmet(self, values: Mapping[str, object]) -> Iterable[str]:
         """Yield the required options that have other values than these, which are given as text."""
@@ -187,8 +197,8 @@ class Option:
             return Interval.parse(value)
         if self.repeats:
             return plain_yaml.as_assignments(value)
-        if self.lines and isinstance(value, list | tuple) and value:
-            return "\n".join(map(os.fspath, value))
+        if (self.lines or self.commas) and isinstance(value, list | tuple) and value:
+            return ("\n" if self.lines else ",").join(map(os.fspath, value))
         if self.on and isinstance(value, bool):
             return self.on if value else self.none
         if isinstance(value, bool) or not isinstance(value, str | int | float):

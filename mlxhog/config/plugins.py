@@ -109,8 +109,8 @@ def texts(value: object) -> list[str]:
         return [os.fspath(value)]
     if isinstance(value, str):
         return [word for word in _COMMA.split(value.strip()) if word]
-    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
-        return list(value)
+    if isinstance(value, list | tuple) and all(isinstance(one, str | os.PathLike) for one in value):
+        return [os.fspath(one) for one in value]
     raise ConfigError(
         f"{KEY} is {shown(value)}; write the path of a Python file, or a list of them"
     )
@@ -132,7 +132,8 @@ def _parsed(text: str) -> tuple[str, str | None]:
 def load(path: str | Path) -> ModuleType:
     """Execute a file that the user names, note that it was named, and register its components.
 
-    A loaded file is not executed again. `path` may be its text in a configuration.
+    A loaded file is not executed again. Components of an edited file, or of a copy of a file,
+    replace those loaded before. `path` may be its text in a configuration.
 
     Raises:
         ConfigError: the file cannot be read, has another digest than the text, is not Python,
@@ -271,13 +272,24 @@ def _received(path: str, digest: str, source: bytes) -> Plugin:
 def _register(plugin: Plugin, *, skips_taken: bool = False) -> None:
     """Register the components of an executed file, which has one at least; again does nothing.
 
-    With `skips_taken` a component whose name is taken is left out, not refused.
+    With `skips_taken` a component whose name is taken is left out, not refused; else those of other
+    versions and copies of the file are forgotten.
     """
     own = [
         (registry, value)
         for value in vars(_loaded[plugin][0]).values()
         if (registry := _registry_of(value)) and value.__module__ == plugin.module
     ]
+    if not own:
+        forms = "; ".join(f"{registry.title}: {registry.form}" for registry in REGISTRIES)
+        raise ConfigError(f"{plugin.path} adds nothing that can be chosen. It may add: {forms}")
+    others = {
+        one.module
+        for one in _loaded
+        if one != plugin and (one.path == plugin.path or one.digest == plugin.digest)
+    }
+    for registry in REGISTRIES:
+        registry.forget([] if skips_taken else others)
     for registry, value in own:
         known = registry.known()  # those of the package have their names first
         try:
@@ -285,9 +297,6 @@ def _register(plugin: Plugin, *, skips_taken: bool = False) -> None:
                 registry.register(value)
         except ConfigError as error:
             raise ConfigError(f"{plugin.path}: class {value.__name__}: {error}") from error
-    if not own:
-        forms = "; ".join(f"{registry.title}: {registry.form}" for registry in REGISTRIES)
-        raise ConfigError(f"{plugin.path} adds nothing that can be chosen. It may add: {forms}")
 
 
 def _registry_of(value: object) -> Registry[Any] | None:

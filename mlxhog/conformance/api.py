@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import float32
+from mlxhog.base.paths import expanded
 from mlxhog.config import plugins
 from mlxhog.config.components import OPTIMIZERS
+from mlxhog.config.options import MAX_SEED, option
+from mlxhog.config.sources import of_keywords, resolve
 from mlxhog.display.views import TellStep, numbered
 from mlxhog.errors import ConfigError
 
@@ -18,8 +21,22 @@ if TYPE_CHECKING:
     from mlxhog.conformance.sides.foreign import Sides
     from mlxhog.conformance.sides.report import SidesReport
 
-BATCH_SIZE, SEQ_LEN, STEPS = 2, 67, 3
 LIMIT_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityOptions:
+    """Options of the command that `parity` checks, too."""
+
+    set: str | None = option(
+        None,
+        "other values for fields of an architecture, such as hidden_size=64, as in mlxhog train",
+        repeats=True,
+    )
+    seed: int = option(0, "seed of tokens and noise", low=0, high=MAX_SEED)
+    batch_size: int = option(2, "sequences", low=1)
+    seq_len: int = option(67, "tokens of each", unit="tokens", low=1)
+    steps: int = option(3, "steps with each optimizer; 0 for none", low=0, high=1000)
 
 
 def parity(
@@ -28,10 +45,10 @@ def parity(
     backends: str = "auto",
     kernels: str = "all",
     set: Mapping[str, object] | str | None = None,
-    seed: int = 0,
-    batch_size: int = BATCH_SIZE,
-    seq_len: int = SEQ_LEN,
-    steps: int = STEPS,
+    seed: int = ParityOptions.seed,
+    batch_size: int = ParityOptions.batch_size,
+    seq_len: int = ParityOptions.seq_len,
+    steps: int = ParityOptions.steps,
     dtype: str = "float32",
     perturb: str | None = None,
     plugin: str | Path | Sequence[str | Path] | None = None,
@@ -40,7 +57,7 @@ def parity(
     runs_dir: str | Path = "runs",
     observer: TellStep | None = None,
 ) -> ParityReport | SidesReport:
-    """Compute one model with every backend here, or a cell by other programs; compare all numbers.
+    """Compute one model with every backend here, or a cell by other programs; compare all how.
 
         report = parity("7to1-tiny", backends="torch:cpu,mlx:cpu")
         assert report.ok, report.first_bad
@@ -76,8 +93,8 @@ def parity(
         sides: functions by name, called in this process, or "module:function", called in one of
             its own; or texts as of --side: "NAME=module:function", "own" for the kernels of this
             package, "peers" for all packages that are installed, or a peer such as "mlstm_kernels".
-            Then `backends`, `kernels`, `set`, `batch_size`, `seq_len`, `steps` and `perturb` have
-            no effect.
+            Then `backends`, `kernels`, `set`, `batch_size`, `seq_len`, `steps`, `perturb`,
+            `plugin` and `runs_dir` have no effect.
         limit_s: seconds that a side in a process of its own may take for a case.
         runs_dir: the folder that holds the runs.
         observer: called with the name of a side and what is computed of it.
@@ -94,8 +111,12 @@ def parity(
 
     Concurrency: call it in one thread at a time; a side that hangs or dies ends alone.
     """
+    asked: dict[str, object] = {"set": set, "seed": seed, "steps": steps}
+    asked |= {"batch_size": batch_size, "seq_len": seq_len}
+    how = resolve(ParityOptions, [of_keywords("parity()", asked)])
     if sides:
-        return _of_sides(subject, sides, dtype, seed, limit_s, observer)
+        sides = [sides] if isinstance(sides, str) else sides
+        return _of_sides(subject, sides, dtype, how.seed, limit_s, observer)
     # These import a framework.
     from mlxhog.conformance.compute import compare_sides
     from mlxhog.conformance.subject import check_memory, choose, open_subject
@@ -113,10 +134,9 @@ def parity(
             "example `mlxhog parity tiny`"
         )
     kind = "checkpoint" if options_of(where) is None else "config"
-    changes = set if isinstance(set, str | None) else ", ".join(f"{k}={v}" for k, v in set.items())
-    sizes: dict[str, Any] = {"seed": seed, "steps": steps, "shape": (batch_size, seq_len)}
-    sizes["dtype"] = dtype
-    opened = open_subject(kind, where, Path(runs_dir), changes, **sizes)
+    sizes: dict[str, Any] = {"seed": how.seed, "steps": how.steps}
+    sizes |= {"shape": (how.batch_size, how.seq_len), "dtype": dtype}
+    opened = open_subject(kind, where, expanded(runs_dir), how.set, **sizes)
     chosen, lacks = choose(backends, kernels)
     if dtype != "float32" and not chosen[0].float64:
         raise ConfigError(
@@ -129,7 +149,7 @@ def parity(
         chosen,
         numbered(observer or (lambda part, step: None), len(chosen)),
         perturb=perturb,
-        seed=seed,
+        seed=how.seed,
     )
     stepped = {row.what.split("/")[1] for row in result.rows if row.kind == "step"}
     notes = [*result.subject.notes, *lacks, *filter(None, [float32.user_note()])]

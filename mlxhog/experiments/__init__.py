@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from mlxhog.base.paths import read_path
 from mlxhog.base.quantities import format_duration
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import MAX_SEED, option, options
@@ -33,10 +32,9 @@ class CompareConfig:
     )
     seed: int = option(1, "seed of the first pair; others follow", low=0, high=MAX_SEED)
     folder: str | None = option(
-        None, "folder of this comparison; auto: one in comparisons/", none="auto",
-        reads=read_path,
-    )  # fmt: skip
-    runs_dir: str = option("runs", "folder that holds the runs A and B may name", reads=read_path)
+        None, "folder of this comparison; auto: one in comparisons/", none="auto", is_path=True
+    )
+    runs_dir: str = option("runs", "folder that holds the runs A and B may name", is_path=True)
 
     @property
     def each(self) -> str:

@@ -110,7 +110,7 @@ def _side(subject: Subject, both: ConfigSource, root: Path) -> Side:
             raise ConfigError(
                 f"{CALL}: {', '.join(both)}: a TrainConfig has all options; set them there"
             )
-        return Side("config", subject)
+        return _from_the_start("config", subject, root)
     if isinstance(subject, Mapping):
         return find_side(None, [both, of_keywords(CALL, subject)], root)
     return find_side(None if subject is None else str(subject), [both], root)
@@ -131,11 +131,14 @@ def find_side(subject: str | None, overrides: Sequence[ConfigSource], root: Path
         values = {name: value for name, value in values.items() if name not in anew}
         if run.model.is_dir() and values.get("model", ("",))[0] not in architectures():
             values = {**values, "model": (str(run.model), str(run.config_path))}
-    config = train_config([values, *overrides])
+    return _from_the_start(title, train_config([values, *overrides]), root)
+
+
+def _from_the_start(title: str, config: TrainConfig, root: Path) -> Side:
+    """Return a side whose runs start from the beginning; ConfigError if they would not."""
     if name := next((one for one in ("resume", "follow") if getattr(config, one)), None):
         raise ConfigError(
-            f"{subject}: {name}: both sides start from the beginning, on the same text; take "
-            "it out of the file"
+            f"{title}: {name}: both sides start from the beginning, on the same text; leave it out"
         )
     if config.init_from is not None:  # the runs of a comparison stand in another folder
         config = config.having(init_from=checkpoint.lasting_name(config.init_from, root))

@@ -10,10 +10,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from mlxhog.base.paths import expanded
+from mlxhog.base.quantities import python_number
 from mlxhog.config import plugins
 from mlxhog.config.options import options
-from mlxhog.config.sources import ConfigSource, of_keywords, resolve, values_of
-from mlxhog.errors import ConfigError
+from mlxhog.config.sources import (
+    ConfigSource,
+    of_keywords,
+    resolve,
+    specs_of,
+    suggestion,
+    values_of,
+)
+from mlxhog.errors import ConfigError, shown
 from mlxhog.experiments import CompareConfig
 from mlxhog.mad.options import (
     RECIPE,
@@ -124,7 +133,7 @@ class Study:
 
         for file in plugins.texts(plugin):
             plugins.load(file)
-        self.store = study if isinstance(study, Store) else find(str(study), Path(studies_dir))
+        self.store = study if isinstance(study, Store) else find(str(study), expanded(studies_dir))
         self.definition = self.store.study() if definition is None else definition
 
     def __iter__(self) -> Iterator[CandidateScore]:
@@ -285,6 +294,7 @@ def deepen(
     from mlxhog.mad import winner
 
     winner.check_file(output)
+    file, depth = expanded(output), python_number(depth)
     if how not in ("stack", "stretch"):
         raise ConfigError(f"deepen(): how is {how!r}; give stack or stretch")
     named = what.store.directory if isinstance(what, Study) else what
@@ -292,13 +302,13 @@ def deepen(
     deep = replace(
         cfg,
         layers=winner.deepened(cfg.layers, depth, stack=how == "stack"),
-        hidden_size=dim or cfg.hidden_size,
-        vocab_size=vocab or cfg.vocab_size,
+        hidden_size=python_number(dim) or cfg.hidden_size,
+        vocab_size=python_number(vocab) or cfg.vocab_size,
     )
-    winner.write(Path(output), deep)
+    winner.write(file, deep)
     return DeepModel(
         source=source, model=deep, how=how, unit=winner.unit_of(cfg.layers),
-        is_cut=how == "stack" and depth % len(cfg.layers) > 0, file=str(output),
+        is_cut=how == "stack" and depth % len(cfg.layers) > 0, file=str(file),
     )  # fmt: skip
 
 
@@ -335,6 +345,12 @@ def _read(
         else value
         for name, value in values.items()
     }
+    of_recipe = specs_of(Recipe, {}).items()
+    known = {*specs, *how, *(word for name, spec in of_recipe for word in (name, *spec.aliases))}
+    if wrong := [name for name in texts if name not in known]:
+        raise ConfigError(
+            "\n".join(f"{call}: no option {shown(n)}{suggestion(n, known)}" for n in wrong)
+        )
     own, session, recipe = (
         of_keywords(call, {name: v for name, v in texts.items() if is_of(name)})
         for is_of in (

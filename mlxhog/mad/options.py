@@ -6,7 +6,6 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, Final
 
-from mlxhog.base.paths import read_path
 from mlxhog.base.plain_yaml import assignments
 from mlxhog.base.quantities import Interval, parse_number
 from mlxhog.config.components import STRATEGIES
@@ -329,7 +328,7 @@ class ExecutionConfig(ConfigBase):
         group=_GROUP,
     )  # fmt: skip
     studies_dir: str = option(
-        "studies", "folder that holds the studies", group=_GROUP, reads=read_path
+        "studies", "folder that holds the studies", group=_GROUP, is_path=True
     )
 
     def __post_init__(self) -> None:

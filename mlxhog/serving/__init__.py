@@ -49,4 +49,4 @@ class LoadOptions:
         choices=MODES,
     )
     wait: float = option(WAIT_S, "longest wait for a run that is starting", unit="s", low=0)
-    runs_dir: str = option("runs", "folder that holds the runs")
+    runs_dir: str = option("runs", "folder that holds the runs", is_path=True)

@@ -6,17 +6,19 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from mlxhog.base import machine
-from mlxhog.base.paths import names_in_common_folder, quoted_paths
+from mlxhog.base.paths import expanded, names_in_common_folder, quoted_paths
 from mlxhog.base.workers import one_backend
 from mlxhog.checkpoint import hub
 from mlxhog.checkpoint.checkpoint import locate
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config import plugins
 from mlxhog.config.config import TrainConfig, train_config
+from mlxhog.config.sources import of_keywords, resolve
 from mlxhog.data import corpora, prepare, validation_set
 from mlxhog.data.corpora import Show, show_nothing
 from mlxhog.data.machine_data import MachineData
@@ -68,7 +70,7 @@ class TextEvaluation:
 
 def evaluate(
     model: str | Path = "latest",
-    data: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
     *,
     like: str | Path | None = None,
     checkpoint: str | None = None,
@@ -91,8 +93,8 @@ def evaluate(
 
     Args:
         model: a run (its path, name or "latest"), RUN/best, a checkpoint, or hf:OWNER/NAME.
-        data: text files, a folder, a glob or a bundled corpus; None is the validation set of the
-            run.
+        data: text files, folders, globs or a bundled corpus, one or several; None is the validation
+            set of the run.
         like: another run, whose validation set is scored.
         checkpoint: of the run: "latest", "best", or the name of a folder in its checkpoints; None
             is the newest, or the best where the last is worse.
@@ -111,15 +113,19 @@ def evaluate(
         Diverged: the loss is not finite.
         EnvironmentLacks: memory or a backend is missing.
     """
-    if seq_len is not None and not (isinstance(seq_len, int) and seq_len >= 2):
+    if seq_len is not None and not (isinstance(seq_len, Integral) and seq_len >= 2):
         raise ConfigError(
             f"seq_len is {shown(seq_len)}; wanted an integer from 2 on, or None for that of the "
             f"run's training, else {SEQ_LEN}"
         )
+    asked = {"data": data, "text_key": text_key, "document_separator": document_separator}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    named = resolve(TrainConfig, [of_keywords("evaluate()", asked)])
     for file in plugins.texts(plugin):
         plugins.load(file)
     show: Show = show_nothing if observer is None else lambda text: observer(text())
-    path, root = locate(str(model), Path(runs_dir), checkpoint), Path(runs_dir)
+    root = expanded(runs_dir)
+    path = locate(str(model), root, checkpoint)
     if like is not None and data is not None:
         raise ConfigError("--like and --data both name the text to score; leave one out")
     if data is None and (text_key, document_separator, strict_data) != (None, None, False):
@@ -129,15 +135,14 @@ def evaluate(
         )
     source = path if like is None else locate(str(like), root)
     trained = run_of(source.resolve())  # a run's `model` is a link to one
-    asked = None if data is None else str(data)
-    options = None if trained is None else train_config([trained.options(data=asked)])
+    text = None if data is None else named.data
+    options = None if trained is None else train_config([trained.options(data=text)])
     corpus = None
-    if asked is not None:
+    if text is not None:
         own = options or TrainConfig()
         machine_data = MachineData(skip=own.skip_machine_data)
-        given = {"text_key": text_key, "document_separator": document_separator}
-        how = own.having(**{name: value for name, value in given.items() if value is not None})
-        every = corpora.find(asked, how.text_key, show, how.document_separator)
+        how = own.having(**{name: getattr(named, name) for name in asked})
+        every = corpora.find(text, how.text_key, show, how.document_separator)
         every = prepare.with_loss_on(every.mapped(machine_data.read), own.loss_on)
         corpus, _ = corpora.readable(every, strict=strict_data, show=show)
     elif options is None:
@@ -149,7 +154,7 @@ def evaluate(
     computes = one_backend(backend, machine.here())  # batches, which a GPU is good at
     loaded = load(path, runs_dir=root, backend=computes, mode=CHECKPOINT)
     default = SEQ_LEN if options is None else options.seq_len
-    length = default if seq_len is None else seq_len
+    length = default if seq_len is None else int(seq_len)
     check_length(loaded.config, length)
 
     def scored(name: str, file: TokenFile | None) -> TextScore:
@@ -165,9 +170,9 @@ def evaluate(
     subset = None
     with tempfile.TemporaryDirectory(prefix="mlxhog-eval-") as folder:
         if corpus is not None:
-            named = token_files(loaded.tokenizer, corpus, Path(folder))
+            tokens = token_files(loaded.tokenizer, corpus, Path(folder))
             names = names_in_common_folder([one.name for one in corpus.parts])
-            files = {names[one]: scored(names[one], file) for one, file in named}
+            files = {names[one]: scored(names[one], file) for one, file in tokens}
         elif options is not None and trained is not None:
             validation = _validation(loaded, options, trained, path, like=like is not None)
             of_run = f" of {trained.name}" * (like is not None)
@@ -184,7 +189,7 @@ def evaluate(
         seconds=time.monotonic() - began,
     )  # fmt: skip
     if not result.whole.tokens:
-        raise DataError(f"{quoted_paths(asked)} holds no text; choose other files")
+        raise DataError(f"{quoted_paths(text)} holds no text; choose other files")
     return result
 
 

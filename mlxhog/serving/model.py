@@ -28,7 +28,7 @@ from mlxhog.display.views import Tell
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.models import families, lm_native
 from mlxhog.models.families import ModelConfig
-from mlxhog.serving import BACKEND, READ_MODES, WAIT_S
+from mlxhog.serving import BACKEND, READ_MODES, WAIT_S, LoadOptions
 from mlxhog.serving.opening import open_source
 from mlxhog.serving.source import WeightFollower, WeightSource
 
@@ -60,6 +60,7 @@ class LoadedModel:
         """Load the weights of a source into a backend; see `load`."""
         self.config, self.tokenizer, self.checkpoint = config, tokenizer, checkpoint
         self.num_parameters = families.param_count(config)
+        self._n_unfinished = 0  # answers that have begun
         self.backend = backend.name
         self.follower = follower = WeightFollower(source, backend)
         self._closed = weakref.finalize(self, lambda: follower.source.close())
@@ -127,7 +128,8 @@ class LoadedModel:
         """Yield the text of `generate` in parts, each as soon as it is final.
 
         Arguments and errors are those of `generate`; the iterator raises `Diverged`, and
-        `ConfigError` if the model was closed meanwhile.
+        `ConfigError` if the model was closed meanwhile. In mode `pinned_per_sequence` no other call
+        loads newer weights until the iterator has ended or is gone.
         """
         sampling = resolve(Sampling, [of_keywords("generate()", options)])
         texts = tuple(_text("stop string", one) for one in stop_strings(stop, "generate(): stop"))
@@ -146,7 +148,7 @@ class LoadedModel:
         ids = [self.tokenizer.encode(prompt.encode()) for prompt in prompts]
         most = max((len(tokens) for tokens in ids), default=0)
         families.check_length(self.config, most + sampling.max_new_tokens)
-        return answer(
+        pieces = answer(
             self.follower.backend,
             ids,
             tokenizer=self.tokenizer,
@@ -154,6 +156,15 @@ class LoadedModel:
             stop_ids=self.stop_ids,
             before_step=partial(self._refresh, in_sequence=True),
         )
+        return self._counted(pieces)
+
+    def _counted(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
+        """Count an answer as unfinished from its first step on, until its iterator is gone."""
+        self._n_unfinished += 1
+        try:
+            yield from pieces
+        finally:
+            self._n_unfinished -= 1
 
     def logits(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Return the logits of the next token at each position.
@@ -209,10 +220,13 @@ class LoadedModel:
         return bits
 
     def _refresh(self, *, in_sequence: bool = False) -> None:
-        """Load newer weights if they are due; ConfigError if the model was closed."""
+        """Load newer weights if they are due; ConfigError if the model was closed.
+
+        A call between two steps of an answer is in its sequence.
+        """
         if not self._closed.alive:
             raise ConfigError("this model was closed; load it again with mlxhog.load")
-        self.follower.refresh(in_sequence=in_sequence)
+        self.follower.refresh(in_sequence=in_sequence or self._n_unfinished > 0)
 
 
 def load(
@@ -257,8 +271,9 @@ def load(
     """
     for file in plugins.texts(plugin):
         plugins.load(file)
-    how: dict[str, Any] = {"weights": weights, "mode": mode, "wait_s": wait}
-    opened = open_source(os.fspath(model), Path(runs_dir), **how, say=say, pause=pause)
+    own = resolve(LoadOptions, [of_keywords("load()", {"wait": wait, "runs_dir": runs_dir})])
+    how: dict[str, Any] = {"weights": weights, "mode": mode, "wait_s": own.wait}
+    opened = open_source(os.fspath(model), Path(own.runs_dir), **how, say=say, pause=pause)
     # If torch's thread pool spins between its jobs, the native operators lack its cores.
     policy = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     try:

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from mlxhog.checkpoint import run as runs
+from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare, textfiles
-from mlxhog.experiments.api import find_side
+from mlxhog.errors import ConfigError
+from mlxhog.experiments.api import _side, find_side
 from mlxhog.experiments.pairs import Comparison, RunPair
 from mlxhog.optim import AdamW
 from mlxhog.training.supervisor.training import train
@@ -134,6 +136,8 @@ def test_files_runs_and_names_are_sides_and_a_folder_of_runs_is_refused(tmp_path
     assert find_side(words[0], [], root).config.model == words[0]
     begun = find_side(None, [{"init_from": (Path(result.run).name, "--b")}], root).config
     assert begun.init_from == result.checkpoint
+    of_object = _side(TrainConfig(init_from="latest"), {}, root).config  # not of a pair's runs
+    assert of_object.init_from == result.checkpoint
     of_run = find_side(Path(result.run).name, [], root)
     assert of_run.title == Path(result.run).name
     assert of_run.config.model == str(Path(result.run) / "model")
@@ -141,6 +145,14 @@ def test_files_runs_and_names_are_sides_and_a_folder_of_runs_is_refused(tmp_path
     assert of_run.config.lr is not None
     of_muon = find_side(Path(result.run).name, [{"optimizer": ("muon", "--b")}], root)
     assert of_muon.config.lr is None  # its own, not that of the run's optimizer
+
+
+@each_of("values", [{"resume": "latest"}, {"follow": "new"}])
+def test_a_side_that_would_not_start_from_the_beginning_is_refused(values, tmp_path):
+    for title, side in (("config", TrainConfig(**values)), ("defaults", values)):
+        message = f"^{title}: {next(iter(values))}: both sides start from the beginning, .*leave it"
+        with pytest.raises(ConfigError, match=message):
+            _side(side, {}, tmp_path)
 
 
 def test_both_sides_take_equally_many_steps_whatever_a_step_has(words, capsys):

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlxhog import train
 from mlxhog.checkpoint.checkpoint import write_model
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
@@ -20,6 +19,7 @@ from mlxhog.config.sources import read_yaml
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.models.adapters import LoRA
 from mlxhog.models.families import init_params
+from mlxhog.training.supervisor.training import train
 from tests.cli.command import refused, said, told
 from tests.data.token_files import written
 from tests.display.sample_run import VALIDATION, lines, write_run

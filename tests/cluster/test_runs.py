@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog import train
 from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint.run import list_runs
+from mlxhog.training.supervisor.training import train
 from tests.another_process import Running
 from tests.cluster import machines as groups
 from tests.cluster.members import Lighthouse

@@ -3,12 +3,14 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval
+from mlxhog.cli.frame import RunsDirectory
 from mlxhog.cli.train import configuration
 from mlxhog.cli.train import run as train
 from mlxhog.config.config import TrainConfig
@@ -16,7 +18,10 @@ from mlxhog.config.options import options, settled
 from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.errors import ConfigError
+from mlxhog.experiments import CompareConfig
+from mlxhog.mad.options import ExecutionConfig
 from mlxhog.optim import AdamW, Apollo, Muon
+from mlxhog.serving import LoadOptions
 from mlxhog.strategies import prediction_of, shares_moments, strategy_of
 from tests.pairs import each_of
 
@@ -59,6 +64,35 @@ def test_every_default_is_legal_and_values_of_python_are_converted_like_those_of
 )
 def test_a_line_of_yaml_says_what_it_says_also_by_names_of_mlx_lm(tmp_path, line, name, value):
     assert getattr(resolve(TrainConfig, [written(tmp_path, f"{line}\n"), {}]), name) == value
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = TrainConfig(
+        seed=np.int64(5), lr=np.float32(0.5), eval_every=np.uint8(9), workers=np.int32(2),
+        set={"hidden_size": np.int64(256), "slstm_at": [np.int64(1)]}, beta1=np.float16(0.5),
+        optimizer="adamw",
+    )  # fmt: skip
+    assert config == TrainConfig(
+        seed=5, lr=0.5, eval_every=9, workers="2", set="hidden_size=256, slstm_at=[1]",
+        optimizer=AdamW(beta1=0.5),
+    )  # fmt: skip
+    assert (type(config.seed), type(config.lr)) == (int, float)
+    for values in ({"seed": np.array(5)}, {"seed": np.float32(0.5)}, {"set": {"a": object()}}):
+        with pytest.raises(ConfigError, match="wanted"):
+            TrainConfig(**values)
+
+
+@each_of(
+    ("cls", "names"),
+    [(TrainConfig, ["runs_dir"]), (RunsDirectory, ["runs_dir"]), (LoadOptions, ["runs_dir"]),
+     (CompareConfig, ["runs_dir", "folder"]), (ExecutionConfig, ["studies_dir"])],
+)  # fmt: skip
+def test_a_folder_may_begin_with_the_home(monkeypatch, cls, names):
+    monkeypatch.setenv("HOME", "/home/ada")
+    config = resolve(cls, [{name: ("~/mine", "--x") for name in names}])
+    assert {getattr(config, name) for name in names} == {"/home/ada/mine"}
+    with pytest.raises(ConfigError, match="the system does not know a user 'nosuchuser'"):
+        resolve(cls, [{names[0]: ("~nosuchuser/mine", "--x")}])
 
 
 def test_all_problems_are_reported_together_and_point_at_their_origin(tmp_path):

@@ -12,6 +12,8 @@ import pytest
 
 from mlxhog.config import plugins
 from mlxhog.config.components import SCHEDULES
+from mlxhog.config.config import TrainConfig, train_config
+from mlxhog.config.sources import read_yaml
 from mlxhog.errors import ConfigError
 from tests.pairs import each_of
 
@@ -84,6 +86,34 @@ def test_a_comma_divides_files_only_behind_the_end_of_one():
     pinned = f"/a, b/c.py sha256:{'0123456789abcdef' * 4}"
     assert plugins.texts(f"{pinned}, d,e.py, ") == [pinned, "d,e.py"]
     assert plugins.texts(Path("a.py,b.py")) == ["a.py,b.py"]
+    assert plugins.texts([Path("a.py"), "b.py"]) == ["a.py", "b.py"]
+
+
+def test_an_edited_file_and_a_copy_replace_what_was_loaded_and_another_file_may_not(tmp_path):
+    file = write(tmp_path / "mine.py")
+    first = plugins.load(file).Halving(every=4)
+    for one in (file, tmp_path / "copy.py"):
+        write(one, f"{PROGRAM}\n# edited\n")
+    for one in (file, tmp_path / "copy.py", file):
+        module = plugins.load(one)
+        assert SCHEDULES.find("halving") is module.Halving
+        assert not isinstance(first, module.Halving)
+    assert pickle.loads(pickle.dumps(first)) == first
+    with pytest.raises(ConfigError, match="class Halving: there is a schedule 'halving' already"):
+        plugins.load(write(tmp_path / "another.py", f"{PROGRAM}\n# another\n"))
+
+
+def test_a_configuration_loads_the_files_it_names_and_none_that_only_yaml_names(tmp_path):
+    file, executed = write(tmp_path / "mine.py", f"{PROGRAM}\n# own\n"), sys.executions
+    (tmp_path / "conf.yaml").write_text(f"schedule: halving\nplugin: [{file}]\n")
+    with pytest.raises(ConfigError, match="you have never named that file"):
+        train_config([read_yaml(tmp_path / "conf.yaml")])
+    assert sys.executions == executed
+    config = TrainConfig(plugin=[file], schedule="halving(every=4)")
+    assert (config.plugin, config.schedule.every) == (str(file), 4)
+    assert train_config([read_yaml(tmp_path / "conf.yaml")]).schedule.every == 3
+    with pytest.raises(ConfigError, match="no schedule 'halfing'"):
+        TrainConfig(plugin=file, schedule="halfing")
 
 
 DECORATOR = "@dataclass(frozen=True, kw_only=True)"

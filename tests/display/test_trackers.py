@@ -7,10 +7,10 @@ import sqlite3
 
 import pytest
 
-from mlxhog import train
 from mlxhog.display import trackers
 from mlxhog.display.record import changed
 from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.training.supervisor.training import train
 from tests.processes import python
 from tests.training.small import Messages, small_config
 

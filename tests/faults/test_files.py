@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog import train
 from mlxhog.arena import event_log
 from mlxhog.base.output import LastingStream, OutputLost
 from mlxhog.checkpoint import checkpoint
@@ -23,6 +22,7 @@ from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.mad.study.store import Store
 from mlxhog.training.supervisor import reporting, training
+from mlxhog.training.supervisor.training import train
 from tests.pairs import each_of
 from tests.saved import names, save
 from tests.training.small import flags, lasts_until, small_config

@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from mlxhog.base.app_server import AppServer
 from mlxhog.base.interrupts import SIGNALS, WARNINGS, Interrupts
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import list_runs
@@ -100,6 +101,21 @@ def test_a_callers_handler_of_a_warning_and_an_ignored_one_stay():
     finally:
         signal.signal(signal.SIGUSR1, before)
         signal.signal(signal.SIGUSR2, ignored)
+
+
+@pytest.mark.parametrize("counts", [Interrupts, AppServer(None).capture_signals])
+def test_a_signal_that_a_program_around_python_handles_stays_its_own(monkeypatch, counts):
+    """Python says None for such a handler, as below R, and could not install it again."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    theirs = signal.SIGINT, signal.SIGHUP, signal.SIGUSR1
+    with monkeypatch.context() as patch:
+        known = lambda number: None if number in theirs else before[number]  # noqa: E731
+        patch.setattr(signal, "getsignal", known)
+        with counts():
+            patch.undo()
+            assert {one for one in SIGNALS if signal.getsignal(one) == before[one]} >= {*theirs}
+            assert signal.getsignal(signal.SIGTERM) != before[signal.SIGTERM]
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before
 
 
 @pytest.mark.slow

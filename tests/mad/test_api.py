@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from mlxhog import mad
 from mlxhog.base import plain_json
 from mlxhog.errors import ConfigError, StudyError
+from mlxhog.models.registry import load_architecture
 from tests.cli.command import told
 from tests.pairs import each_of
 
@@ -46,10 +48,24 @@ def test_named_architectures_are_scored_and_the_best_is_deepened(capsys):
     assert deep.to_json() == again
 
 
+def test_a_deeper_model_has_numbers_of_numpy_and_a_file_below_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    sizes = {"depth": np.int64(4), "dim": np.int64(32), "vocab": np.int32(320)}
+    deep = mad.deepen("mlstm swiglu", output="~/deep.yaml", **sizes)
+    assert deep.file == str(tmp_path / "home" / "deep.yaml")
+    assert load_architecture(deep.file).hidden_size == 32
+    assert json.loads(json.dumps(deep.to_json()))["depth"] == 4
+    with pytest.raises(StudyError, match="home/mine"):
+        mad.leaderboard("s", studies_dir="~/mine")
+
+
 @each_of(
     ("call", "error", "message"),
     [
         (lambda: mad.search(SPACE, stepps=2), ConfigError, "did you mean 'steps'"),
+        (lambda: mad.search(SPACE, paralel=2), ConfigError, "did you mean 'parallel'"),
+        (lambda: mad.bench("mlstm", studi="x"), ConfigError, r"bench\(\): .* mean 'study'"),
         (lambda: mad.search(SPACE, lr=1, rates=[1, 2]), ConfigError, "rates and lr are both given"),
         (lambda: mad.bench(), ConfigError, "give an architecture"),
         (lambda: mad.Study("s"), StudyError, "no study 's'"),

@@ -128,6 +128,25 @@ def test_a_model_whose_file_is_shortened_after_it_was_loaded_still_writes(saved,
         assert result.generate("The ", max_new_tokens=4, temperature=0)
 
 
+def test_a_call_within_a_pinned_answer_leaves_it_its_weights(saved, monkeypatch):
+    with load(saved.directory, backend="torch:cpu", mode="pinned_per_sequence") as model:
+        source, loads = model.follower.source, []
+        own = source.load
+        monkeypatch.setattr(model.follower, "is_due", lambda: True)
+        monkeypatch.setattr(source, "load", lambda backend: loads.append(1) or own(backend))
+        answer = model.stream("a", max_new_tokens=9)
+        next(answer)
+        assert len(loads) == 1
+        model.score("b")
+        model.logits([1])
+        model.generate("c", max_new_tokens=2)
+        next(answer)
+        assert len(loads) == 1
+        del answer  # abandoned
+        model.score("b")
+        assert len(loads) == 2
+
+
 def test_a_closed_model_says_so(saved):
     with load(saved.directory, backend="mlx") as model:
         begun, waiting = model.stream("a"), model.stream("a")

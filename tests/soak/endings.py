@@ -11,7 +11,6 @@ from itertools import cycle, product
 from pathlib import Path
 from unittest import mock
 
-from mlxhog import train
 from mlxhog.arena.control import ControlCommand
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import list_runs
@@ -20,6 +19,7 @@ from mlxhog.training.supervisor import checkpoints
 from mlxhog.training.supervisor import handles as handle
 from mlxhog.training.supervisor import training as runs
 from mlxhog.training.supervisor.session import Session
+from mlxhog.training.supervisor.training import train
 from tests.processes import alive
 from tests.soak import Counts
 from tests.training.small import small_config, tickets

@@ -7,9 +7,9 @@ import time
 from functools import partial
 from unittest import mock
 
-from mlxhog import train
 from mlxhog.arena.workers import WorkerState
 from mlxhog.training.supervisor.session import Session
+from mlxhog.training.supervisor.training import train
 
 quietly = partial(train, observer=None)
 
@@ -32,7 +32,7 @@ class Killer:
         self._looks = kills > 0
 
     def train(self, config, run=quietly, **how):
-        """Train by `mlxhog.train`, or by another function with a session of workers, and kill."""
+        """Train, or call another function with a session of workers, and kill."""
         poll, begin_training = Session.poll, Session.begin_training
 
         def poll_and_kill(session, doing=None):

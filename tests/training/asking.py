@@ -3,9 +3,9 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mlxhog import train
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import run
+from mlxhog.training.supervisor.training import train
 from tests.threads import wait_until
 from tests.training.small import small_config
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.base.paths import quoted, read_path
+from mlxhog.base.paths import quoted
 from mlxhog.base.quantities import Interval
 from mlxhog.config import plugins
 from mlxhog.config.components import RUN_REGISTRIES, ComponentRegistry
@@ -78,7 +78,7 @@ class Download:
 class RunsDirectory:
     """The option of commands on runs."""
 
-    runs_dir: str = option("runs", "folder that holds the runs", reads=read_path)
+    runs_dir: str = option("runs", "folder that holds the runs", is_path=True)
 
     def find(self, name: str) -> "Run":
         """Return a run by its path, its name or a part of it, or `latest`; else a RunError."""

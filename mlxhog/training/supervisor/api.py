@@ -45,7 +45,7 @@ def train(
     `if __name__ == "__main__"`.
 
     Args:
-        config: the whole configuration, or a YAML file of options.
+        config: the whole configuration of a new run, or a YAML file of options.
         observer: shows the progress: "auto" is a live table on a terminal and in a notebook, and
             lines to stderr elsewhere; None shows nothing; a function gets a `Progress` about twice
             a second from this thread and must not block. After an OSError, such as a closed pipe,
@@ -104,6 +104,11 @@ def _resolved(config: TrainConfig | str | Path | None, values: ConfigSource) -> 
                 f"{CALL}: {next(iter(values))} stands beside a TrainConfig; give every option to "
                 "TrainConfig, or every option to train"
             )
+        if config.resume is not None:
+            raise ConfigError(
+                f"{CALL}: a TrainConfig with resume has every option, and those of the run would "
+                f"not count; give them by name: train(resume={config.resume!r}, steps=1000)"
+            )
         return config
     if config is None:
         return configured([values])
@@ -117,7 +122,7 @@ def _resolved(config: TrainConfig | str | Path | None, values: ConfigSource) -> 
             f"{CALL}: {os.fspath(config)!r} is no YAML file of options; a text is given by name: "
             f"train(data={os.fspath(config)!r})"
         )
-    return configured([read_yaml(Path(config), named=True), values])
+    return configured([read_yaml(expanded(config), named=True), values])
 
 
 def configured(layers: Sequence[ConfigSource]) -> TrainConfig:
@@ -187,7 +192,7 @@ def _of_run(spec: str, layers: list[ConfigSource]) -> tuple[str, ConfigSource]:
     """
     from mlxhog.checkpoint.run import find, lasting_name
 
-    root = Path(_last(layers, "runs_dir") or str(options(TrainConfig)["runs_dir"].default))
+    root = expanded(_last(layers, "runs_dir") or str(options(TrainConfig)["runs_dir"].default))
     name = lasting_name(spec, root)
     run = find(name, root)
     run.refuse_links()

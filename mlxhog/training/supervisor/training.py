@@ -23,6 +23,7 @@ from mlxhog.checkpoint.run import STARTING, Run, new_run
 from mlxhog.checkpoint.run_files import DAMAGED
 from mlxhog.config.config import TrainConfig
 from mlxhog.display import card
+from mlxhog.display.plain import RunView
 from mlxhog.display.views import Observer
 from mlxhog.errors import (
     CheckpointError,
@@ -77,7 +78,9 @@ def train(
         run = run or stack.enter_context(new_run(config))
         assert run is not None, "only a resumed run has no folder to create"
         require_descriptors(DESCRIPTORS, "a run")
-        plan = make_plan(config, progress=observer is not None)
+        # A function of the caller is called instead of what is shown; a RunView itself is quiet.
+        shows = isinstance(observer, RunView) and type(observer) is not RunView
+        plan = make_plan(config, progress=shows)
         if plan.base is not None:
             base = plan.base.kept(run)
             base.inside(run.directory).shared(plan.model, say_once)  # converted before workers wait
@@ -275,8 +278,7 @@ class Training:
             )
             failure = ending.judge(error)
         plan, workers = session.plan, session.workers
-        if not self.signals.count:
-            self.monitor.await_ngram_baseline(NGRAM_S)
+        self.monitor.await_ngram_baseline(0.0 if self.signals.count else NGRAM_S)
         if plan.config.determinism == "record":
             from mlxhog.training.supervisor import replay
 

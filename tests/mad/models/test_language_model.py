@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from mlxhog import train
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models.registry import load_candidate
+from mlxhog.training.supervisor.training import train
 from tests.cli.command import said
 from tests.saved import saved_run
 from tests.training.small import small_config

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from mlxhog import train
 from mlxhog.arena.child import Failed
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base.workers import WorkerSpec
@@ -25,6 +24,7 @@ from mlxhog.training.plan.kernel_choice import Writers
 from mlxhog.training.plan.memory import WORKER_BASE_BYTES, Memory
 from mlxhog.training.plan.preview import facts
 from mlxhog.training.plan.values import BatchChoice, BatchSpeed
+from mlxhog.training.supervisor.training import train
 from tests.training.small import Messages, small_config
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog import TrainConfig, train
+from mlxhog import TrainConfig
 from mlxhog._native import ops
 from mlxhog.base import machine
 from mlxhog.base.capabilities import Capability, CapabilityRecord, CellShape, CellTimes, save_cells
@@ -19,6 +19,7 @@ from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models import cells
 from mlxhog.models.registry import load_architecture
 from mlxhog.training.plan import kernel_choice
+from mlxhog.training.supervisor.training import train
 from mlxhog.training.worker import process
 from tests.base.test_capabilities import kernel
 from tests.pairs import each_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog import load, train
+from mlxhog import load
 from mlxhog.backends import frozen
 from mlxhog.base import mapped
 from mlxhog.base.quantities import format_count
@@ -24,6 +24,7 @@ from mlxhog.models.ops.frozen import names_of
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.training.plan import adapter
 from mlxhog.training.plan.decide import make_plan
+from mlxhog.training.supervisor.training import train
 from tests.tolerances import LOGITS_F32, assert_close
 from tests.training.asking import trained, until
 from tests.training.small import (

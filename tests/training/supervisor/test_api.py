@@ -1,6 +1,8 @@
 """`mlxhog.train` from Python: keywords, a file or a configuration, and the shown progress."""
 
+import io
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -9,11 +11,15 @@ from mlxhog.checkpoint import run
 from mlxhog.config.components import STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import of_keywords
-from mlxhog.display.plain import PlainLines
+from mlxhog.display.plain import PlainLines, RunView
 from mlxhog.errors import DataError
 from mlxhog.optim import AdamW, Muon, open_hyperparameters
 from mlxhog.strategies import Hogwild, Sync
+from mlxhog.training.supervisor import training
 from mlxhog.training.supervisor.api import configured
+from tests.pairs import each_of
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 @pytest.fixture
@@ -43,6 +49,33 @@ def test_keywords_are_the_options_by_their_names_and_win_over_a_file(asked, tmp_
     ]
 
 
+def test_a_list_of_own_files_is_loaded_and_a_file_may_lie_below_the_home(
+    asked, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    files = [EXAMPLES / "my_optimizer.py", str(EXAMPLES / "my_strategy.py")]
+    mlxhog.train(plugin=files, optimizer="my_optimizer", strategy="my_strategy")
+    (tmp_path / "conf.yaml").write_text("seq_len: 64\n")
+    mlxhog.train("~/conf.yaml", runs_dir="~/mine")
+    (own, _), (at_home, _) = asked
+    assert own.plugin == ",".join(map(str, files))
+    assert (own.optimizer.name, own.strategy.name) == ("my_optimizer", "my_strategy")
+    assert (at_home.seq_len, at_home.runs_dir) == (64, str(tmp_path / "mine"))
+    assert (tmp_path / "mine").is_dir()
+
+
+@each_of(
+    ("observer", "is_shown"),
+    [(None, False), (print, False), (RunView(), False), (PlainLines(io.StringIO()), True)],
+)
+def test_a_function_is_called_instead_of_a_status_line(monkeypatch, tmp_path, observer, is_shown):
+    planned = Mock(side_effect=DataError("enough"))
+    monkeypatch.setattr(training, "make_plan", planned)
+    with pytest.raises(DataError, match="enough"):
+        training.train(TrainConfig(runs_dir=tmp_path), observer=observer)
+    assert planned.call_args.kwargs == {"progress": is_shown}
+
+
 def test_lines_are_shown_where_there_is_no_terminal_and_nothing_for_none(asked):
     config = TrainConfig(steps=1)
     mlxhog.train(config)
@@ -63,6 +96,7 @@ def test_lines_are_shown_where_there_is_no_terminal_and_nothing_for_none(asked):
         ({"lr": 1}, {}, "a dict, expected a TrainConfig"),
         ("none.yaml", {}, "none.yaml: cannot read the configuration"),
         (TrainConfig(), {"lr": 1}, "lr stands beside a TrainConfig"),
+        (TrainConfig(resume="a", steps=2), {}, r"would not count; .*: train\(resume='a', steps="),
         (None, {"observer": "quiet"}, "observer is 'quiet', expected 'auto', None"),
     ],
 )

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog import train
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.requests import ask
 from mlxhog.arena.workers import MAX_NONFINITE
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.errors import CheckpointError, EnvironmentLacks
+from mlxhog.training.supervisor.training import train
 from tests.processes import alive
 from tests.training.asking import endless, trained, until
 from tests.training.small import Messages, checkpoint_of, lasts_until, small_config

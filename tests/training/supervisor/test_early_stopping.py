@@ -7,7 +7,6 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from mlxhog import train
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.checkpoint.run_files import BestScore
@@ -23,6 +22,7 @@ from mlxhog.training.plan.decide import make_plan
 from mlxhog.training.plan.resume import Resumption
 from mlxhog.training.supervisor import checkpoints
 from mlxhog.training.supervisor.early_stopping import ValidationWatch
+from mlxhog.training.supervisor.training import train
 from tests.pairs import each_of
 from tests.saved import SMALL, save, saved_run
 from tests.training.small import Messages, small_config

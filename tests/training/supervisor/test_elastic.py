@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog import train
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.requests import Refused, ask
 from mlxhog.arena.workers import WorkerPhase, WorkerState
@@ -17,6 +16,7 @@ from mlxhog.cli import main
 from mlxhog.models.spec import ParamSpec
 from mlxhog.training.supervisor import arena_state
 from mlxhog.training.supervisor.session import Session
+from mlxhog.training.supervisor.training import train
 from tests.processes import alive
 from tests.training.asking import endless, trained, until
 from tests.training.small import Messages, checkpoint_of, lasts_until, small_config, tickets

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog import train
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, manifest
@@ -18,6 +17,7 @@ from mlxhog.errors import DataError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.progress import Phase
 from mlxhog.training.supervisor.monitor import Monitor
 from mlxhog.training.supervisor.session import Session
+from mlxhog.training.supervisor.training import train
 from mlxhog.training.supervisor.workers import Workers
 from tests.training.small import Messages, checkpoint_of, sample_prompt, small_config, tickets
 
@@ -183,6 +183,15 @@ def test_the_end_is_compared_with_the_best_evaluation_before_it_and_a_resume_kno
     worse = {"lr": 1e-30, "weight_decay": 0.0, "reset_optimizer": True}
     train(small_config(tmp_path, steps=5, resume=result.run, **{**improving, **worse}))
     assert checkpoint.best(run).name == "step-00000020"
+
+
+def test_an_interrupted_run_asks_the_thread_of_its_ngram_baseline_to_end(tmp_path, monkeypatch):
+    waits = []
+    ends = lambda monitor, limit_s: waits.append(limit_s)  # noqa: E731
+    monkeypatch.setattr(Monitor, "await_ngram_baseline", ends)
+    observer = At(lambda progress: signal.raise_signal(signal.SIGINT), steps=2)
+    assert train(small_config(tmp_path), observer=observer).status == "interrupted"
+    assert waits == [0.0]  # with no limit it would still be counted in a notebook
 
 
 def test_a_second_interrupt_names_the_newest_checkpoint_and_the_way_on(tmp_path, monkeypatch):

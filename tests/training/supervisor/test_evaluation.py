@@ -11,7 +11,6 @@ from unittest import mock
 
 import pytest
 
-from mlxhog import train
 from mlxhog.arena.control import EVAL_ROUND
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.run import Run
@@ -29,6 +28,7 @@ from mlxhog.training.plan import validation_subset
 from mlxhog.training.plan.decide import make_plan
 from mlxhog.training.plan.validation_subset import texts_of
 from mlxhog.training.supervisor import evaluations as evaluation
+from mlxhog.training.supervisor.training import train
 from mlxhog.training.worker import process
 from mlxhog.training.worker.background_tasks import BackgroundTasks
 from tests.display.sample_run import VALIDATION, lines, write_run

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlxhog import train
 from mlxhog.arena.requests import ask
 from mlxhog.base.durable import replace_file
 from mlxhog.config.config import TrainConfig
@@ -26,6 +25,7 @@ from mlxhog.training.plan.decide import make_plan
 from mlxhog.training.supervisor import follow
 from mlxhog.training.supervisor.api import configured
 from mlxhog.training.supervisor.follow import Follower
+from mlxhog.training.supervisor.training import train
 from tests.pairs import each_of
 from tests.soak.feeds import trained as tickets_trained
 from tests.threads import join, wait_until

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import yaml
 
-from mlxhog import train
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
@@ -28,6 +27,7 @@ from mlxhog.training.supervisor.early_stopping import ValidationWatch
 from mlxhog.training.supervisor.evaluations import Evaluations
 from mlxhog.training.supervisor.run_folder import write_options
 from mlxhog.training.supervisor.session import Session
+from mlxhog.training.supervisor.training import train
 from mlxhog.training.supervisor.workers import Workers
 from tests.pairs import each_of
 from tests.saved import save, saved_run

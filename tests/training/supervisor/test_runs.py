@@ -11,7 +11,6 @@ import transformers
 import yaml
 
 import mlxhog
-from mlxhog import train
 from mlxhog.arena import Arena
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
@@ -22,6 +21,7 @@ from mlxhog.models import families
 from mlxhog.optim import Muon
 from mlxhog.training.plan.decide import make_plan
 from mlxhog.training.supervisor.session import Session
+from mlxhog.training.supervisor.training import train
 from tests.training.small import (
     Messages,
     checkpoint_of,

@@ -5,7 +5,7 @@ Each strategy is paired with another optimizer, and most with tables: none knows
 
 import pytest
 
-from mlxhog import train
+from mlxhog.training.supervisor.training import train
 from tests.soak.killer import Killer
 from tests.training.small import checkpoint_of, identical, parameters, small_config
 from tests.training.worker.test_tables import SET, touched

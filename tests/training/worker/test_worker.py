@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mlxhog import TrainConfig, backends, train
+from mlxhog import TrainConfig, backends
 from mlxhog.arena import Arena, control, plan
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.workers import WorkerPhase
@@ -31,6 +31,7 @@ from mlxhog.strategies import build
 from mlxhog.strategies.worker import Lease
 from mlxhog.training.plan.job import METAL_EXIT_CODE, Job, live_params
 from mlxhog.training.supervisor import handles
+from mlxhog.training.supervisor.training import train
 from mlxhog.training.worker import background_tasks, process
 from mlxhog.training.worker import loop as worker
 from mlxhog.training.worker.steps import Gradients, OverlappedSteps
