@@ -33,8 +33,7 @@ from numpy.typing import NDArray
 
 from mlxhog.base import cache, durable, mapped
 from mlxhog.base import tensors as files
-from mlxhog.base.locks import lock_file
-from mlxhog.data.tokens import is_in_use
+from mlxhog.base.locks import is_in_use, lock_file
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks, ShapeError
 from mlxhog.models import families
 from mlxhog.models.adapters import is_adapter

@@ -174,6 +174,18 @@ def is_locked(folder: Path) -> bool:
     return holder(folder) is not None
 
 
+def is_in_use(path: Path) -> bool:
+    """Whether a process has a lock of a file; not if it is missing, or its disk has no locks."""
+    try:
+        with reading.open_regular(path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def require_held(folder: Path) -> None:
     """Raise EnvironmentLacks if this process held a folder, and another machine has taken it.
 

@@ -456,10 +456,8 @@ def differences(there: ModelConfig, here: ModelConfig, ignored: Set[str]) -> lis
         return [f"it is of the family {there.title}, the model of {here.title}"]
     theirs, ours = (plain_json.loads(plain_json.dumps(one.to_dict())) for one in (there, here))
     unread = {name for name in (*there.extra, *here.extra) if not name.endswith("_block")}
-    ignored |= NOT_ARCHITECTURE | unread
-    if "hidden_size" in ours:  # it has two names in transformers' files
-        ignored |= SPELLINGS.keys()
-    names = sorted((theirs.keys() | ours.keys()) - ignored)
+    spelt = SPELLINGS.keys() if "hidden_size" in ours else ()  # two names in transformers' files
+    names = sorted((theirs.keys() | ours.keys()) - ignored - NOT_ARCHITECTURE - unread - {*spelt})
     return [
         _difference(name, theirs.get(name), ours.get(name))
         for name in names

@@ -57,7 +57,7 @@ def parity(
     runs_dir: str | Path = "runs",
     observer: TellStep | None = None,
 ) -> ParityReport | SidesReport:
-    """Compute one model with every backend here, or a cell by other programs; compare all how.
+    """Compute one model with every backend here, or a cell by other programs; compare all numbers.
 
         report = parity("7to1-tiny", backends="torch:cpu,mlx:cpu")
         assert report.ok, report.first_bad

@@ -34,7 +34,7 @@ from mlxhog.base.durable import (
     write_synced,
 )
 from mlxhog.base.inside import inside
-from mlxhog.base.locks import lock_file
+from mlxhog.base.locks import is_in_use, lock_file
 from mlxhog.base.paths import printable
 from mlxhog.base.quantities import format_bytes
 from mlxhog.baselines import compressors
@@ -44,7 +44,7 @@ from mlxhog.data.machine_data import MachineData
 from mlxhog.data.sotu import SOTU
 from mlxhog.data.split import KnownText, Scan, Split
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.data.tokens import TokenFile, TokenWriter, is_in_use, item_size
+from mlxhog.data.tokens import TokenFile, TokenWriter, item_size
 from mlxhog.errors import DataError, EnvironmentLacks
 
 _VERSION = "mlxhog-prepared-6"

@@ -213,7 +213,7 @@ class TokenFile:
         return _received, (self.path, self.header, self._descriptors)
 
     def hold(self) -> None:
-        """Mark the file as in use while a process has it open; see `is_in_use`."""
+        """Mark the file as in use while a process has it open; see `locks.is_in_use`."""
         with suppress(OSError):  # a disk may have no locks
             self._descriptors[".bin"].lock(fcntl.LOCK_SH)
 
@@ -374,17 +374,6 @@ def _received(
 
 def _known(path: Path) -> TokenFile:
     return _with_this_process.get(path) or TokenFile.open(path)
-
-
-def is_in_use(path: Path) -> bool:
-    """Whether a process holds the token file of a path."""
-    try:
-        _Descriptor(regular(path, os.O_RDONLY)).lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # it is missing, or its disk has no locks
-        return False
-    return False
 
 
 def item_size(tokenizer: Tokenizer) -> int:

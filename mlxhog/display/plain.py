@@ -18,6 +18,11 @@ MAX_WORKERS = 4  # a line lists up to this many workers one by one
 class RunView:
     """A view of a run that shows nothing; subclasses `show` messages and `draw` the state."""
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it shows nothing."""
+        return type(self) is RunView
+
     def __enter__(self) -> Self:
         return self
 

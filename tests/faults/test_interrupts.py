@@ -108,8 +108,11 @@ def test_a_signal_that_a_program_around_python_handles_stays_its_own(monkeypatch
     """Python says None for such a handler, as below R, and could not install it again."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     theirs = signal.SIGINT, signal.SIGHUP, signal.SIGUSR1
+
+    def known(number):
+        return None if number in theirs else before[number]
+
     with monkeypatch.context() as patch:
-        known = lambda number: None if number in theirs else before[number]  # noqa: E731
         patch.setattr(signal, "getsignal", known)
         with counts():
             patch.undo()

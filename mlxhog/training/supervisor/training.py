@@ -78,8 +78,8 @@ def train(
         run = run or stack.enter_context(new_run(config))
         assert run is not None, "only a resumed run has no folder to create"
         require_descriptors(DESCRIPTORS, "a run")
-        # A function of the caller is called instead of what is shown; a RunView itself is quiet.
-        shows = isinstance(observer, RunView) and type(observer) is not RunView
+        # A function of the caller is called in place of what our views show.
+        shows = isinstance(observer, RunView) and not observer.is_quiet
         plan = make_plan(config, progress=shows)
         if plan.base is not None:
             base = plan.base.kept(run)

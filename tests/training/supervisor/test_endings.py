@@ -187,8 +187,7 @@ def test_the_end_is_compared_with_the_best_evaluation_before_it_and_a_resume_kno
 
 def test_an_interrupted_run_asks_the_thread_of_its_ngram_baseline_to_end(tmp_path, monkeypatch):
     waits = []
-    ends = lambda monitor, limit_s: waits.append(limit_s)  # noqa: E731
-    monkeypatch.setattr(Monitor, "await_ngram_baseline", ends)
+    monkeypatch.setattr(Monitor, "await_ngram_baseline", lambda _, limit_s: waits.append(limit_s))
     observer = At(lambda progress: signal.raise_signal(signal.SIGINT), steps=2)
     assert train(small_config(tmp_path), observer=observer).status == "interrupted"
     assert waits == [0.0]  # with no limit it would still be counted in a notebook
