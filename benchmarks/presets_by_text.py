@@ -5,11 +5,14 @@
 sizes   presets and tokenizers on .3 to 10 MB of the bundled text (whole addresses, evenly spaced),
         with the tokens that two cores train in 1, 10 and 60 minutes (`PER_MINUTE`): the best
         validation evaluation, which is the checkpoint that a run keeps, and the last
+vocabularies
+        bytes and vocabularies of 512 to 16,384 tokens for `minute` on .2 to 10 MB, in 1 and 10
+        minutes: the rule of `--tokenizer auto` (`mlxhog.data.tokenizers`)
 decay   constant weight decay by parameters per token: .1, the default, and higher
-Budgets are tokens, so a busy machine changes no loss. A run of `sizes` ends early where four
-evaluations bring no new best. `--rows FILE` gets every finished row, and what it has is not trained
-again; `--limit` starts no row after so many minutes. Rows that are missing are not measured. The
-rows are those of `mlxhog.training.plan.sizes`.
+Budgets are tokens, so a busy machine changes no loss. Runs of `sizes` and `vocabularies` end early
+where four evaluations bring no new best. `--rows FILE` gets every finished row, and what it has is
+not trained again; `--limit` starts no row after so many minutes. Rows that are missing are not
+measured. The rows of `sizes` are those of `mlxhog.training.plan.sizes`.
 """
 
 import json
@@ -42,6 +45,15 @@ SIZES = [
     ) for mb in sizes for arm in arms
 ]  # fmt: skip
 """Megabytes of text, minutes, preset, tokenizer."""
+VOCABULARIES = [
+    (mb, minutes, "minute", f"bpe:{size}" if size else "bytes")
+    for minutes, sizes in (
+        (1, {0.2: (0, 512), 0.3: (0, 512, 1024), 0.4: (0, 512, 1024), 0.5: (0, 512, 1024),
+             0.7: (0, 512, 1024, 2048), 1: (512, 1024, 2048, 4096), 2: (1024, 2048, 4096),
+             3: (1024, 2048, 4096, 8192), 5: (2048, 4096, 8192), 10: (4096, 8192, 16_384)}),
+        (10, {0.5: (0, 512, 1024), 1: (512, 1024, 2048), 3: (2048, 4096, 8192), 10: (4096, 8192)}),
+    ) for mb, vocabularies in sizes.items() for size in vocabularies
+]  # fmt: skip
 DECAYS = [(64, tokens, decay) for tokens in (35, 140, 70, 280) for decay in (0.1, 1.0)]
 """Width of `minute` with bpe:1024, thousands of tokens of text, and the decay."""
 
@@ -123,7 +135,11 @@ def part(name, cells, train_cell):
     return measure
 
 
-PARTS = {"sizes": part("sizes", SIZES, of_size), "decay": part("decay", DECAYS, of_decay)}
+PARTS = {
+    "sizes": part("sizes", SIZES, of_size),
+    "vocabularies": part("vocabularies", VOCABULARIES, of_size),
+    "decay": part("decay", DECAYS, of_decay),
+}
 OPTIONS = {
     "--rows": {"type": Path, "metavar": "FILE", "help": "rows of earlier calls, and of this one"},
     "--limit": {"type": float, "default": 60.0, "metavar": "MINUTES", "help": "start no row later"},

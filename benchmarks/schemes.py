@@ -26,6 +26,7 @@ collect        sequences claimed by free workers, beside the best other strategy
                conditions that were named before the first run: the default model to 1.45 bits per
                byte. It is never behind if all four ratios have upper ends of at most 1.05
 collect_tiny   the same with `tiny` to 2.1 bits per byte
+collect_beside `tiny` in seven other conditions, one of them MLX beside PyTorch; no verdict
 
 Ratios are of pairs with the same seed; every arm has the settings that one search found for it
 (`training/race.py`). Lock-free workers write under locks of 4 KiB (`--write lossless`) unless the
@@ -52,6 +53,7 @@ CLAIMED = "collect"
 TURNS, ONCE = "round-robin", "runs averaged once"
 TOGETHER = (*ROUNDS, CLAIMED, FREE, BLOCKS)
 RACY = "hogwild, racy"
+MIXED = "MLX beside PyTorch"
 USUAL = ("sync, one backup", "ssp", RACY)
 """The usual answers to late workers, and Hogwild as published."""
 TWIN = "hogwild again"
@@ -94,9 +96,9 @@ def race_arm(scheme, workers):
 
 def train(course, condition, scheme, workers, seed, seconds=60.0):
     """One training under a condition, which may depend on how long a run takes."""
-    disturbance = DISTURBANCES[condition]
+    disturbance = DISTURBANCES[EQUAL if condition == MIXED else condition]
     return course.run(
-        race_arm(scheme, workers), RULE, seed,
+        f"{scheme} mlx+torch" if condition == MIXED else race_arm(scheme, workers), RULE, seed,
         inject_stragglers=disturbance.option(seconds, workers),
         disturb=Disturber(disturbance.disturb, seconds),
     )  # fmt: skip
@@ -353,14 +355,21 @@ PLANNED = {
     ("one joins late", 2): FREE,
 }
 """Condition and workers: the best of the other strategies there, by what was recorded before."""
-BESIDE = {("one 4x slower", 2): FREE, ("pauses", 2): "sync"}
-"""A second strategy of a condition, which decides nothing."""
+BESIDE = {("one 4x slower", 2): (FREE,), ("pauses", 2): ("sync",)}
+"""Other strategies of a condition, which decide nothing."""
+DESCRIBED = {
+    (condition, 2): (ROUNDS[1], FREE)
+    for condition in (
+        EQUAL, "one 2x slower", "one 6x slower", "another program",
+        "one stopped half of the time", "one dies", MIXED,
+    )
+}  # fmt: skip
 BEHIND = 1.05
 """Largest upper end of the ratio of times that counts as not behind."""
 TO_145 = Target(1.45, {"muon": 480_000}, options=DEFAULT.options)
 
 
-def collect(findings, chosen, target=TO_145, lasts_s=30.0):
+def collect(findings, chosen, target=TO_145, lasts_s=30.0, planned=PLANNED, beside=BESIDE):
     """Race `collect` and the strategy that is best without it, condition by condition.
 
     A run takes about `lasts_s`; a late worker joins after a third of it.
@@ -368,10 +377,11 @@ def collect(findings, chosen, target=TO_145, lasts_s=30.0):
     course = Course(smallest(ANY, target))
     raced = [
         (*place, scheme)
-        for place, best in PLANNED.items()
-        for scheme in (CLAIMED, best, *([BESIDE[place]] if place in BESIDE else []))
+        for place in {**planned, **beside}
+        for scheme in (CLAIMED, *filter(None, [planned.get(place)]), *beside.get(place, ()))
     ]
-    raced.append((EQUAL, 4, CLAIMED_AGAIN))
+    twice = raced[0]
+    raced.append((*twice[:2], CLAIMED_AGAIN))
     if chosen.tune:
         names = (race_arm(scheme, workers) for _, workers, scheme in raced[:-1])
         return course.tune(RULE, dict.fromkeys(names))
@@ -389,13 +399,13 @@ def collect(findings, chosen, target=TO_145, lasts_s=30.0):
         place, scheme = arm[:2], arm[2]
         name = f"{arm[0]}, {arm[1]} workers: {CLAIMED} / {scheme}, seconds"
         ratio = Ratio.of(times[*place, CLAIMED], own)
-        if scheme == PLANNED[place]:
+        if scheme == planned.get(place):
             findings.at_most(name, ratio, BEHIND)
-        elif scheme == BESIDE.get(place):
+        elif scheme in beside.get(place, ()):
             findings.document(Claim.of(name, ratio, "<=", BEHIND))
     findings.same(
-        f"{EQUAL}, 4 workers: {CLAIMED}, seconds",
-        times[EQUAL, 4, CLAIMED], times[EQUAL, 4, CLAIMED_AGAIN],
+        f"{EQUAL}, {twice[1]} workers: {CLAIMED}, seconds",
+        times[twice], times[*twice[:2], CLAIMED_AGAIN],
     )  # fmt: skip
     findings.table(
         {"condition": condition, "workers": workers, "scheme": scheme,
@@ -416,10 +426,16 @@ def collect_tiny(findings, chosen):
     return collect(findings, chosen, HIGH, lasts_s=6.0)
 
 
+def collect_beside(findings, chosen):
+    """Describe it in the other conditions."""
+    return collect(findings, chosen, HIGH, lasts_s=6.0, planned={}, beside=DESCRIBED)
+
+
 PARTS = {
     one.__name__: one
     for one in (
-        schemes, auto, late_workers, default_loss, ten_minutes, lower_loss, collect, collect_tiny
+        schemes, auto, late_workers, default_loss, ten_minutes, lower_loss, collect, collect_tiny,
+        collect_beside,
     )
 }  # fmt: skip
 

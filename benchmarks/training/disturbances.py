@@ -65,6 +65,13 @@ def pause_at_random(pids, end, seconds, *, every_s, for_s):
             os.kill(pid, signal.SIGCONT)
 
 
+def kill_last(pids, end, seconds, *, after):
+    """Kill the last worker once, after a share of the run; the run starts another in its slot."""
+    if not end.wait(after * seconds):
+        with suppress(ProcessLookupError):
+            os.kill(pids[-1], signal.SIGKILL)
+
+
 def compute_beside(pids, end, seconds):
     """Another program, bound to one core where the system can bind it."""
     program = subprocess.Popen([sys.executable, "-c", "while True: pass"])
@@ -103,6 +110,7 @@ DISTURBANCES = {
     "one stopped half of the time": Disturbance(
         disturb=partial(stop_now_and_then, period_s=1.0, share=0.5)
     ),
+    "one dies": Disturbance(disturb=partial(kill_last, after=1 / 3)),
 }
 
 

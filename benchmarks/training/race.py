@@ -51,12 +51,14 @@ ARMS = {
     "hogwild by blocks, 4 workers": {**BY_BLOCKS, **FOUR},
     "speed-weighted sync mlx+torch": {**SPEED, **BOTH},
     "hogwild mlx+torch": {"strategy": "hogwild", **BOTH},
+    "collect mlx+torch": {"strategy": "collect", **BOTH},
 }
 TUNED_AS = {
     "serial 2 threads": "serial 1 thread", "speed-weighted sync": "sync", "collect": "sync",
     "sync, one backup": "sync", "hogwild, racy": "hogwild", "ssp": "hogwild",
     "speed-weighted sync, 4 workers": "sync, 4 workers", "collect, 4 workers": "sync, 4 workers",
-    "speed-weighted sync mlx+torch": "sync", "hogwild mlx+torch": "hogwild",
+    "speed-weighted sync mlx+torch": "sync", "collect mlx+torch": "sync",
+    "hogwild mlx+torch": "hogwild",
 }  # fmt: skip
 """Arms that differ in threads, shares, claims, writes or backends only have one arm's settings."""
 
