@@ -213,6 +213,18 @@ def test_only_a_checkpoint_is_replaced_and_only_on_request_also_by_itself(tmp_pa
     assert entries(tmp_path) == ["a", "b", "hf", "home"]
 
 
+def test_the_current_folder_is_never_replaced(tmp_path, hf, monkeypatch, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder, target in ((empty, "."), (Path(shutil.copytree(hf, tmp_path / "b")), "../b")):
+        monkeypatch.chdir(folder)
+        words = (hf, target, "--format", "xlstm", "--overwrite")
+        refused(capsys, 2, f"{target} is the current folder", *words)
+        assert Path.cwd() == folder
+    monkeypatch.chdir(empty)
+    refused(capsys, 2, "or holds it, and would be replaced", hf, tmp_path, "--format", "hf")
+
+
 def test_what_cannot_be_converted_is_refused_before_any_write(tmp_path, hf, monkeypatch, capsys):
     refused(capsys, 2, "--format is missing", hf, tmp_path / "b")
     gone = (hf, tmp_path / "b", "--format", "hf", "--config", "gone.json")

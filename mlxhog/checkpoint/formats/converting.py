@@ -345,7 +345,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
     Raises:
         ConfigError: `target` exists and `overwrite` is False; it is not a checkpoint; it has other
-            files, which would be deleted; or its parent is a file.
+            files, which would be deleted; it has the current folder; or its parent is a file.
         EnvironmentLacks: the system does not let us read or clear it.
     """
     with _refused_by_system(target):
@@ -355,6 +355,11 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         _clear_remains(target.absolute())
         if not (target.exists() or target.is_symlink()):
             return
+        if Path.cwd().is_relative_to(target.resolve()):
+            raise ConfigError(
+                f"{target} is the current folder, or holds it, and would be replaced; change to "
+                "another folder, or choose another name"
+            )
         if target.is_dir() and all(entry.name == _FINDER for entry in target.iterdir()):
             return
         if not overwrite:
