@@ -208,6 +208,14 @@ def test_only_a_checkpoint_is_replaced_and_only_on_request_also_by_itself(tmp_pa
     (tmp_path / "home" / "letter.txt").touch()
     home = (hf, tmp_path / "home", "--format", "hf", "--overwrite")
     refused(capsys, 2, "is not a checkpoint's directory", *home)
+    big = tmp_path / "big"
+    big.mkdir()
+    (tmp_path / "a").symlink_to(big)
+    for more in ([], ["--overwrite"]):
+        refused(capsys, 2, "a is a link", hf, tmp_path / "a", "--format", "hf", *more)
+    assert (tmp_path / "a").readlink() == big
+    big.rmdir()
+    (tmp_path / "a").unlink()
     (tmp_path / "a").touch()
     refused(capsys, 2, "a is not a directory", hf, tmp_path / "a" / "b" / "c", "--format", "hf")
     assert entries(tmp_path) == ["a", "b", "hf", "home"]

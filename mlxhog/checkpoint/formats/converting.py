@@ -344,8 +344,8 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """Refuse an existing target, except a checkpoint with `overwrite`; clear remains of a kill.
 
     Raises:
-        ConfigError: `target` exists and `overwrite` is False; it is not a checkpoint; it has other
-            files, which would be deleted; it has the current folder; or its parent is a file.
+        ConfigError: `target` exists and `overwrite` is False; it is a link, or not a checkpoint; it
+            has other files, which would be deleted, or the current folder; its parent is a file.
         EnvironmentLacks: the system does not let us read or clear it.
     """
     with _refused_by_system(target):
@@ -353,7 +353,9 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         if not parent.is_dir():
             raise ConfigError(f"{target}: {parent} is not a directory; choose another name")
         _clear_remains(target.absolute())
-        if not (target.exists() or target.is_symlink()):
+        if target.is_symlink():
+            raise ConfigError(f"{target} is a link; name the folder it leads to, or another one")
+        if not target.exists():
             return
         if Path.cwd().is_relative_to(target.resolve()):
             raise ConfigError(
@@ -366,7 +368,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
             raise ConfigError(
                 f"{target} exists; choose another name, or replace it with --overwrite"
             )
-        if not target.is_dir() or target.is_symlink() or not weights.candidates(target):
+        if not target.is_dir() or not weights.candidates(target):
             raise ConfigError(
                 f"{target} exists and is not a checkpoint's directory; choose another name"
             )
