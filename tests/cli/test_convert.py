@@ -230,7 +230,8 @@ def test_the_current_folder_is_never_replaced(tmp_path, hf, monkeypatch, capsys)
         refused(capsys, 2, f"{target} is the current folder", *words)
         assert Path.cwd() == folder
     monkeypatch.chdir(empty)
-    refused(capsys, 2, "or holds it, and would be replaced", hf, tmp_path, "--format", "hf")
+    for target in (tmp_path, "/"):
+        refused(capsys, 2, "or holds it, and would be replaced", hf, target, "--format", "hf")
 
 
 def test_what_cannot_be_converted_is_refused_before_any_write(tmp_path, hf, monkeypatch, capsys):

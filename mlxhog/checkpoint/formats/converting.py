@@ -349,7 +349,8 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         EnvironmentLacks: the system does not let us read or clear it.
     """
     with _refused_by_system(target):
-        parent = next(one for one in target.absolute().parents if one.exists() or one.is_symlink())
+        above = target.absolute().parents
+        parent = next((one for one in above if one.exists() or one.is_symlink()), target)
         if not parent.is_dir():
             raise ConfigError(f"{target}: {parent} is not a directory; choose another name")
         _clear_remains(target.absolute())
