@@ -198,6 +198,12 @@ def test_only_a_checkpoint_is_replaced_and_only_on_request_also_by_itself(tmp_pa
     refused(capsys, 2, "b has README.md, which --overwrite would delete", *words, "--overwrite")
     (target / "README.md").unlink()
     (target / ".DS_Store").touch()  # of macOS' Finder
+    (target / "merges.txt").touch()  # of a tokenizer
+    (target / "__pycache__").mkdir()  # of mlx-lm
+    (target / "__pycache__" / "xlstm.cpython-311.pyc").touch()
+    (target / "__pycache__" / "mine.txt").touch()
+    refused(capsys, 2, "b has __pycache__, which --overwrite would", *words, "--overwrite")
+    (target / "__pycache__" / "mine.txt").unlink()
     assert convert(*words, "--overwrite") == 0
     assert formats.open(target).format == "xlstm"
     assert (

@@ -395,7 +395,11 @@ def _refused_by_system(target: Path) -> Iterator[None]:
 def _replaceable(entry: Path) -> bool:
     if entry.name == manifest.CARD:
         return entry.is_file() and manifest.CARD_MARK in entry.read_bytes()
-    return entry.is_file() and (entry.suffix in _REPLACED or entry.name == _FINDER)
+    if entry.name == "__pycache__" and entry.is_dir() and not entry.is_symlink():
+        return all(one.suffix == ".pyc" for one in entry.iterdir())  # of mlx-lm, for our xlstm.py
+    return entry.is_file() and (
+        entry.suffix in _REPLACED or entry.name in (_FINDER, *tokenizers.FILES)
+    )
 
 
 def _clear_remains(target: Path) -> None:
