@@ -26,6 +26,7 @@ from tests.checkpoint.formats import peers
 from tests.checkpoint.formats.peers import assert_same, state_dict
 from tests.cli import command
 from tests.pairs import each_of, in_pairs
+from tests.saved import saved_run
 from tests.tolerances import LOGITS_F32, assert_close
 
 
@@ -188,6 +189,14 @@ def test_a_check_compares_logits_and_other_ones_end_with_code_1(tmp_path, hf, mo
     monkeypatch.setattr(translation, "to_xlstm", swapped)
     assert convert(hf, tmp_path / "b", "--format", "xlstm", "--check") == 1
     assert "computes other logits than" in capsys.readouterr().err
+
+
+def test_a_check_has_no_more_tokens_than_the_model_has_positions(tmp_path, capsys):
+    model = {"dim": 16, "layers": "mlstm(h2) swiglu(inner=16)", "max_length": 9}
+    run = saved_run(tmp_path / "runs", model=families.read(model | {"position": "learned"}))
+    words = (run.model.resolve(), tmp_path / "b", "--format", "hf", "--check")
+    logits = command.told(capsys, "convert", *words)["logits"]
+    assert (logits["tokens"], logits["largest_difference"]) == (9, 0)
 
 
 def test_only_a_checkpoint_is_replaced_and_only_on_request_also_by_itself(tmp_path, hf, capsys):
