@@ -343,7 +343,10 @@ def _open_adapter(
     if (path / manifest.NAME).is_file():
         record = manifest.read(path)
         manifest.verify(path, record, large=[peft.MODEL] if verify else ())
-        digest, fields = record["state"].get("base", {}).get("digest"), _find_config(path)
+        trained_on = record["state"].get("base", {})
+        if not isinstance(trained_on, dict):
+            raise manifest.damaged(path, f"the base in {manifest.NAME} is {shown(trained_on)}")
+        digest, fields = trained_on.get("digest"), _find_config(path)
     is_mlx_lm = mlx_lm_adapter.FIELDS in peft.read_fields(path)
     own = mlx_lm_adapter.read(path) if is_mlx_lm else peft.read(path)
     name, key = _base_name(own), "model" if is_mlx_lm else "base_model_name_or_path"
