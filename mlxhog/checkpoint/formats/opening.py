@@ -314,7 +314,7 @@ def open_checkpoint(
     if ours:
         record = manifest.read(path)
         manifest.verify(path, record, large=())
-    elsewhere = None if config is None else Path(config)
+    elsewhere = None if config is None else expanded(config)
     fields = _find_config(folder) if elsewhere is None else read_config(elsewhere)
     arrays = _unwrapped(weights.read(file))
     _refuse_quantized(fields, arrays, folder)
