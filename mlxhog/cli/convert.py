@@ -17,6 +17,7 @@ Examples:
     convert latest adapter --format peft
 """
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,13 +140,15 @@ def _card(source: "Opened", config: _Convert) -> bytes:
     from mlxhog.checkpoint.manifest import CARD, CARD_MARK
     from mlxhog.checkpoint.run import run_of
     from mlxhog.display import card
+    from mlxhog.display.record import path_arguments
 
     checkpoint, earlier = source.path.resolve(), b""
     if run_of(checkpoint) is None and (source.folder / CARD).is_file():
         earlier = reading.read_small(source.folder / CARD)
         if CARD_MARK not in earlier:
             return earlier + b"\n" + CARD_MARK
-    command = f"mlxhog convert {command_line(config, leave_out=('json', 'quiet', 'yes'))}"
+    argv = shlex.split(command_line(config, leave_out=("json", "quiet", "yes")))
+    command = f"mlxhog convert {shlex.join(path_arguments(argv, public=True))}"
     is_whole = config.merge or config.format == "mlx-lm"
     model = replace(source.config, adapter=None) if is_whole else source.config
     base = None if source.base is None else source.base.folder
