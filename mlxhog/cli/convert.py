@@ -17,6 +17,7 @@ Examples:
     convert latest adapter --format peft
 """
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ from mlxhog.cli.frame.flags import Plugins, Quiet, RunsDirectory
 if TYPE_CHECKING:
     from mlxhog.checkpoint.formats import Opened
 
-TOKENS = 64  # random ones, of --check
+TOKENS = 64  # random ones, of --check; fewer for a model with fewer positions
 ROUNDING = 1e-4
 """Share of the largest logit by which another order of the same sums may change a logit."""
 
@@ -102,18 +103,19 @@ def run(config: _Convert) -> CommandResult:
     )
     if not config.check:
         return CommandResult(payload, head, 0, messages)
-    largest, apart = _compare_logits(source, formats.open(target))
-    payload["logits"] = {"tokens": TOKENS, "largest_difference": apart, "largest": largest}
+    n_tokens = TOKENS if model.position == "none" else min(TOKENS, model.max_length)
+    largest, apart = _compare_logits(source, formats.open(target), n_tokens)
+    payload["logits"] = {"tokens": n_tokens, "largest_difference": apart, "largest": largest}
     if differs := config.dtype == "keep" and apart > ROUNDING * largest:
         messages.append(
-            f"{target} computes other logits than {source.title}: after {TOKENS} tokens the "
+            f"{target} computes other logits than {source.title}: after {n_tokens} tokens the "
             f"largest logit is {largest:.3g} and the largest difference {apart:.2g}"
         )
     text = [head, {"logits": payload["logits"]}]
     return CommandResult(payload, text, int(differs), messages)
 
 
-def _compare_logits(a: "Opened", b: "Opened") -> tuple[float, float]:
+def _compare_logits(a: "Opened", b: "Opened", n_tokens: int) -> tuple[float, float]:
     """Return the largest logit of the first, and the largest difference, by PyTorch in float32."""
     import numpy as np
 
@@ -122,7 +124,7 @@ def _compare_logits(a: "Opened", b: "Opened") -> tuple[float, float]:
 
     logits = []
     for one in (a, b):
-        ids = np.random.default_rng(0).integers(0, one.config.vocab_size, (1, TOKENS), np.int32)
+        ids = np.random.default_rng(0).integers(0, one.config.vocab_size, (1, n_tokens), np.int32)
         backend = backends.create("torch:cpu", threads=1, kernels="auto")
         try:
             refuse_not_finite(backend.load(one.config, one.tensors), one.path)
@@ -138,13 +140,15 @@ def _card(source: "Opened", config: _Convert) -> bytes:
     from mlxhog.checkpoint.manifest import CARD, CARD_MARK
     from mlxhog.checkpoint.run import run_of
     from mlxhog.display import card
+    from mlxhog.display.record import path_arguments
 
     checkpoint, earlier = source.path.resolve(), b""
     if run_of(checkpoint) is None and (source.folder / CARD).is_file():
         earlier = reading.read_small(source.folder / CARD)
         if CARD_MARK not in earlier:
             return earlier + b"\n" + CARD_MARK
-    command = f"mlxhog convert {command_line(config, leave_out=('json', 'quiet', 'yes'))}"
+    argv = shlex.split(command_line(config, leave_out=("json", "quiet", "yes")))
+    command = f"mlxhog convert {shlex.join(path_arguments(argv, public=True))}"
     is_whole = config.merge or config.format == "mlx-lm"
     model = replace(source.config, adapter=None) if is_whole else source.config
     base = None if source.base is None else source.base.folder

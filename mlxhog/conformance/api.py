@@ -121,6 +121,7 @@ def parity(
     from mlxhog.conformance.compute import compare_sides
     from mlxhog.conformance.subject import check_memory, choose, open_subject
     from mlxhog.experiments.target import options_of
+    from mlxhog.models import families
 
     for file in plugins.texts(plugin):
         plugins.load(file)
@@ -137,6 +138,7 @@ def parity(
     sizes: dict[str, Any] = {"seed": how.seed, "steps": how.steps}
     sizes |= {"shape": (how.batch_size, how.seq_len), "dtype": dtype}
     opened = open_subject(kind, where, expanded(runs_dir), how.set, **sizes)
+    families.check_length(opened.cfg, how.seq_len)
     chosen, lacks = choose(backends, kernels)
     if dtype != "float32" and not chosen[0].float64:
         raise ConfigError(

@@ -26,6 +26,7 @@ from tests.checkpoint.formats import peers
 from tests.checkpoint.formats.peers import assert_same, state_dict
 from tests.cli import command
 from tests.pairs import each_of, in_pairs
+from tests.saved import saved_run
 from tests.tolerances import LOGITS_F32, assert_close
 
 
@@ -190,6 +191,14 @@ def test_a_check_compares_logits_and_other_ones_end_with_code_1(tmp_path, hf, mo
     assert "computes other logits than" in capsys.readouterr().err
 
 
+def test_a_check_has_no_more_tokens_than_the_model_has_positions(tmp_path, capsys):
+    model = {"dim": 16, "layers": "mlstm(h2) swiglu(inner=16)", "max_length": 9}
+    run = saved_run(tmp_path / "runs", model=families.read(model | {"position": "learned"}))
+    words = (run.model.resolve(), tmp_path / "b", "--format", "hf", "--check")
+    logits = command.told(capsys, "convert", *words)["logits"]
+    assert (logits["tokens"], logits["largest_difference"]) == (9, 0)
+
+
 def test_only_a_checkpoint_is_replaced_and_only_on_request_also_by_itself(tmp_path, hf, capsys):
     target, before = Path(shutil.copytree(hf, tmp_path / "b")), state_dict(hf)
     words = (hf, target, "--format", "xlstm")
@@ -198,6 +207,12 @@ def test_only_a_checkpoint_is_replaced_and_only_on_request_also_by_itself(tmp_pa
     refused(capsys, 2, "b has README.md, which --overwrite would delete", *words, "--overwrite")
     (target / "README.md").unlink()
     (target / ".DS_Store").touch()  # of macOS' Finder
+    (target / "merges.txt").touch()  # of a tokenizer
+    (target / "__pycache__").mkdir()  # of mlx-lm
+    (target / "__pycache__" / "xlstm.cpython-311.pyc").touch()
+    (target / "__pycache__" / "mine.txt").touch()
+    refused(capsys, 2, "b has __pycache__, which --overwrite would", *words, "--overwrite")
+    (target / "__pycache__" / "mine.txt").unlink()
     assert convert(*words, "--overwrite") == 0
     assert formats.open(target).format == "xlstm"
     assert (
@@ -208,9 +223,30 @@ def test_only_a_checkpoint_is_replaced_and_only_on_request_also_by_itself(tmp_pa
     (tmp_path / "home" / "letter.txt").touch()
     home = (hf, tmp_path / "home", "--format", "hf", "--overwrite")
     refused(capsys, 2, "is not a checkpoint's directory", *home)
+    big = tmp_path / "big"
+    big.mkdir()
+    (tmp_path / "a").symlink_to(big)
+    for more in ([], ["--overwrite"]):
+        refused(capsys, 2, "a is a link", hf, tmp_path / "a", "--format", "hf", *more)
+    assert (tmp_path / "a").readlink() == big
+    big.rmdir()
+    (tmp_path / "a").unlink()
     (tmp_path / "a").touch()
     refused(capsys, 2, "a is not a directory", hf, tmp_path / "a" / "b" / "c", "--format", "hf")
     assert entries(tmp_path) == ["a", "b", "hf", "home"]
+
+
+def test_the_current_folder_is_never_replaced(tmp_path, hf, monkeypatch, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder, target in ((empty, "."), (Path(shutil.copytree(hf, tmp_path / "b")), "../b")):
+        monkeypatch.chdir(folder)
+        words = (hf, target, "--format", "xlstm", "--overwrite")
+        refused(capsys, 2, f"{target} is the current folder", *words)
+        assert Path.cwd() == folder
+    monkeypatch.chdir(empty)
+    for target in (tmp_path, "/"):
+        refused(capsys, 2, "or holds it, and would be replaced", hf, target, "--format", "hf")
 
 
 def test_what_cannot_be_converted_is_refused_before_any_write(tmp_path, hf, monkeypatch, capsys):

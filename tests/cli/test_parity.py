@@ -10,7 +10,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.conformance.subject import perturbed_init
 from mlxhog.models.families import param_spec
 from mlxhog.models.registry import load_architecture
-from tests.cli.command import said, told
+from tests.cli.command import refused, said, told
 from tests.saved import saved_run
 
 QUICK = ["--backends", "numpy,mlx:cpu", "--kernels", "auto", "--steps", "1"]
@@ -61,6 +61,14 @@ def test_json_is_one_object_with_a_row_for_every_tensor(architecture, capsys, mo
     assert {"loss", "logits", "hidden/0", "hidden/2", "hidden/out_norm", "state/1/C"} <= compared
     assert {"products/7 rows", "gates/mlstm_cell"} <= compared
     assert "stepwise/logits" in {row["what"] for row in record["rows"] if row["a"] == row["b"]}
+
+
+def test_sequences_longer_than_the_positions_of_a_model_are_refused(capsys):
+    fields = ["--set", "position=learned", "--set", "max_length=9"]
+    fields += ["--set", "hidden_size=16", "--set", "vocab_size=23"]
+    words = ("parity", "mh-attention(h2) swiglu", *fields)
+    refused(capsys, "sequences have 67 tokens, but the model has 9 positions", *words, *QUICK)
+    assert told(capsys, *words, *SMALL)["ok"]
 
 
 def test_a_perturbed_parameter_ends_with_1_and_the_first_bad_tensor(architecture, capsys):

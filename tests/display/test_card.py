@@ -112,6 +112,17 @@ def test_conversions_carry_a_card_and_replace_none_of_its_user(tmp_path, monkeyp
     assert "exported has README.md, which --overwrite would delete" in capsys.readouterr().err
 
 
+def test_the_card_of_a_conversion_has_no_folder_of_its_machine(tmp_path):
+    source, config = trained(tmp_path).model.resolve(), tmp_path / "my config.json"
+    config.write_bytes((source / "config.json").read_bytes())
+    words = [str(source), str(tmp_path / "e"), "--format", "hf", "--config", str(config)]
+    assert main(["convert", *words]) == 0
+    written = (tmp_path / "e" / "README.md").read_text()
+    line = f"mlxhog convert {source.name} e --format hf --config 'my config.json'"
+    assert f"- converted by `{line}`\n" in written
+    assert str(tmp_path) not in written
+
+
 LACKED = {
     "tables": replace(SMALL, ngram_orders=(2,), ngram_dim=4, ngram_rows=64),
     "no final norm": replace(SMALL, add_out_norm=False),

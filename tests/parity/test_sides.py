@@ -222,6 +222,12 @@ def test_a_peer_that_is_not_installed_is_left_out_or_named(monkeypatch):
         peers.choose(["fla"], ["kda"])
     with pytest.raises(ConfigError, match="--side fla/naive_chunk_kda does not compute mlstm"):
         peers.choose(["fla/naive_chunk_kda"], ["mlstm"])
+    monkeypatch.setattr(peers, "version_of", lambda name: None)
+    with pytest.raises(EnvironmentLacks, match="--side peers: no package that computes these"):
+        peers.choose(["peers"], ["kda"])
+    found, notes = peers.choose(["own", "peers"], ["kda"])
+    assert len(found) == 4
+    assert any(note.startswith("left out: fla, ") for note in notes)
 
 
 @pytest.mark.slow

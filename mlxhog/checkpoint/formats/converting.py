@@ -344,24 +344,32 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """Refuse an existing target, except a checkpoint with `overwrite`; clear remains of a kill.
 
     Raises:
-        ConfigError: `target` exists and `overwrite` is False; it is not a checkpoint; it has other
-            files, which would be deleted; or its parent is a file.
+        ConfigError: `target` exists and `overwrite` is False; it is a link, or not a checkpoint; it
+            has other files, which would be deleted, or the current folder; its parent is a file.
         EnvironmentLacks: the system does not let us read or clear it.
     """
     with _refused_by_system(target):
-        parent = next(one for one in target.absolute().parents if one.exists() or one.is_symlink())
+        above = target.absolute().parents
+        parent = next((one for one in above if one.exists() or one.is_symlink()), target)
         if not parent.is_dir():
             raise ConfigError(f"{target}: {parent} is not a directory; choose another name")
         _clear_remains(target.absolute())
-        if not (target.exists() or target.is_symlink()):
+        if target.is_symlink():
+            raise ConfigError(f"{target} is a link; name the folder it leads to, or another one")
+        if not target.exists():
             return
+        if Path.cwd().is_relative_to(target.resolve()):
+            raise ConfigError(
+                f"{target} is the current folder, or holds it, and would be replaced; change to "
+                "another folder, or choose another name"
+            )
         if target.is_dir() and all(entry.name == _FINDER for entry in target.iterdir()):
             return
         if not overwrite:
             raise ConfigError(
                 f"{target} exists; choose another name, or replace it with --overwrite"
             )
-        if not target.is_dir() or target.is_symlink() or not weights.candidates(target):
+        if not target.is_dir() or not weights.candidates(target):
             raise ConfigError(
                 f"{target} exists and is not a checkpoint's directory; choose another name"
             )
@@ -387,7 +395,11 @@ def _refused_by_system(target: Path) -> Iterator[None]:
 def _replaceable(entry: Path) -> bool:
     if entry.name == manifest.CARD:
         return entry.is_file() and manifest.CARD_MARK in entry.read_bytes()
-    return entry.is_file() and (entry.suffix in _REPLACED or entry.name == _FINDER)
+    if entry.name == "__pycache__" and entry.is_dir() and not entry.is_symlink():
+        return all(one.suffix == ".pyc" for one in entry.iterdir())  # of mlx-lm, for our xlstm.py
+    return entry.is_file() and (
+        entry.suffix in _REPLACED or entry.name in (_FINDER, *tokenizers.FILES)
+    )
 
 
 def _clear_remains(target: Path) -> None:

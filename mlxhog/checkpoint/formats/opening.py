@@ -314,7 +314,7 @@ def open_checkpoint(
     if ours:
         record = manifest.read(path)
         manifest.verify(path, record, large=())
-    elsewhere = None if config is None else Path(config)
+    elsewhere = None if config is None else expanded(config)
     fields = _find_config(folder) if elsewhere is None else read_config(elsewhere)
     arrays = _unwrapped(weights.read(file))
     _refuse_quantized(fields, arrays, folder)
@@ -343,7 +343,10 @@ def _open_adapter(
     if (path / manifest.NAME).is_file():
         record = manifest.read(path)
         manifest.verify(path, record, large=[peft.MODEL] if verify else ())
-        digest, fields = record["state"].get("base", {}).get("digest"), _find_config(path)
+        trained_on = record["state"].get("base", {})
+        if not isinstance(trained_on, dict):
+            raise manifest.damaged(path, f"the base in {manifest.NAME} is {shown(trained_on)}")
+        digest, fields = trained_on.get("digest"), _find_config(path)
     is_mlx_lm = mlx_lm_adapter.FIELDS in peft.read_fields(path)
     own = mlx_lm_adapter.read(path) if is_mlx_lm else peft.read(path)
     name, key = _base_name(own), "model" if is_mlx_lm else "base_model_name_or_path"

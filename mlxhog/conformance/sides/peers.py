@@ -189,7 +189,7 @@ def choose(sides: Sides, equations: Sequence[str]) -> tuple[list[CellSide], list
 
     Raises:
         ConfigError: an unknown name, a name twice, or a side that computes none of the equations.
-        EnvironmentLacks: a peer that is named is not installed.
+        EnvironmentLacks: a peer that is named is not installed, or no side is left.
     """
     found, notes = list[CellSide](), list[str]()
     pairs = sides.items() if isinstance(sides, Mapping) else (one.split("=", 1) for one in sides)
@@ -208,6 +208,10 @@ def choose(sides: Sides, equations: Sequence[str]) -> tuple[list[CellSide], list
     names = [side.name for side in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--side: {twice[0]} is given twice; keep one, or give it another name")
+    if not found:
+        raise EnvironmentLacks(
+            f"--side {NAME}: no package that computes these equations is installed: {EXTRA}"
+        )
     return found, [*dict.fromkeys(notes)]
 
 

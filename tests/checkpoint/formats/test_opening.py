@@ -71,14 +71,16 @@ def test_torch_files_of_the_old_layout_are_refused_and_strided_tensors_open(tmp_
     refused(tmp_path, "of a torch before 1.6", "save the state dict again")
 
 
-def test_a_config_that_lies_elsewhere_is_named(tmp_path):
+def test_a_config_that_lies_elsewhere_is_named(tmp_path, monkeypatch):
     model = peers.v1([1])
     peers.save_package(model, tmp_path / "a")
     config = tmp_path / "b.yaml"
     shutil.move(tmp_path / "a" / "config.yaml", config)
     convert = f"mlxhog convert {tmp_path / 'a'} NEW --format mlxhog --config FILE"
     refused(tmp_path / "a", "has no config beside it", "put it there", convert)
-    same(formats.open(tmp_path / "a", config), peers.state(model))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (config, "~/b.yaml"):
+        same(formats.open(tmp_path / "a", name), peers.state(model))
 
 
 def refused(path, *said, error=CheckpointError):

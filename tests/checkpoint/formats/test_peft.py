@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.numpy import load_file, save_file
 
 from mlxhog import backends
-from mlxhog.checkpoint import formats
+from mlxhog.checkpoint import formats, manifest
 from mlxhog.checkpoint.formats import mlx_lm_adapter, peft
 from mlxhog.checkpoint.formats.converting import FILES, convert
 from mlxhog.errors import CheckpointError, ConfigError
@@ -220,6 +220,10 @@ FAULTS = {
     "unnamed": (
         changed_config(base_model_name_or_path=None),
         "its base model is not named", "as base_model_name_or_path",
+    ),
+    "base": (
+        lambda folder: manifest.write(folder, 0, {"base": "x"}),
+        "the base in state.json is 'x'", "there is no other",
     ),
 }  # fmt: skip
 
