@@ -381,7 +381,7 @@ def new_search(
     return _new_study(
         config, how, name, space=keys, position=space.position, recipe=recipe,
         suite=config.suite or space.suite or "smoke", dim=config.dim or space.dim,
-        sampler=config.sampler or ("grid" if config.candidates is None else "random"),
+        sampler=config.sampler or ("" if config.candidates is None else "random"),
         sampler_seed=config.seed, prune=config.prune, n_candidates=config.candidates,
     )  # fmt: skip
 
@@ -447,6 +447,9 @@ def _new_study(config: StudyOptions, how: ExecutionConfig, otherwise: str, **fie
             definition, text=text, machine=machine_text(),
             pairs=pairs if config.pairs is None else config.pairs,
         )  # fmt: skip
+    if not definition.sampler:
+        is_counted = definition.choices.count is not None
+        definition = replace(definition, sampler="grid" if is_counted else "random")
     digest = hashlib.sha256(json.dumps(definition.to_dict(), sort_keys=True).encode()).hexdigest()
     suite = re.sub(r"\W", "-", definition.suite)
     name = config.study or otherwise or f"bench-{suite}-{digest[:8]}"
