@@ -37,13 +37,18 @@ from mlxhog.models.registry import load_candidate, to_yaml
 
 
 def finished(store: Store) -> list[CandidateScore]:
-    """Return the complete candidates of a study, the best first; StudyError without any."""
+    """Return the complete candidates of a study, the best first; StudyError if all are lost."""
     rows = read_ranking(store).rows
     finished_rows = [row for row in rows if row.status not in UNFINISHED]
     if not finished_rows:
         raise StudyError(
             f"study {store.name} has no candidate with all its runs ({len(rows)} have some); "
             f"continue it: mlxhog mad resume {store.word}"
+        )
+    if finished_rows[0].status in LOST:
+        raise StudyError(
+            f"every complete candidate of study {store.name} diverged or failed; the reasons: "
+            f"mlxhog mad leaderboard {store.word}"
         )
     return finished_rows
 
@@ -92,7 +97,7 @@ def elected(store: Store, top: int | None = None, output: Path | None = None) ->
     Without `top` the upper part of the candidates votes; `output` is a model file to write.
     """
     rows = finished(store)
-    trained = [row for row in rows if row.status not in LOST] or rows
+    trained = [row for row in rows if row.status not in LOST]
     within = [row for row in trained if row.selection_score > OUT] or trained  # the study's limits
     # A final, and ranks by text and tasks, order candidates against their scores; so the first has
     # the best score here, the second the next one.

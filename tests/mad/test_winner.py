@@ -3,6 +3,7 @@
 The consensus has the most frequent layers of the best candidates; deepening keeps proportions.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -151,6 +152,14 @@ def test_candidates_that_lack_runs_do_not_vote_and_without_others_it_says_how_to
     study(here, "second", change=lambda one: one if one.seed == 1 else None)
     assert main("mad consensus second".split()) == 2
     assert "continue it: mlxhog mad resume second" in capsys.readouterr().err
+
+
+@each_of("words", ["consensus first", "deepen first --depth 4 --output deep.yaml"])
+def test_a_study_whose_candidates_all_diverged_has_no_winner(here, capsys, words):
+    study(here, change=lambda one: replace(one, status="diverged"))
+    assert main(["mad", *words.split()]) == 2
+    assert "diverged or failed; the reasons: mlxhog mad lead" in capsys.readouterr().err
+    assert not Path("deep.yaml").exists()
 
 
 def test_the_winner_of_a_study_is_deepened_at_the_width_it_was_searched_at(here, capsys):
