@@ -300,7 +300,9 @@ def open_store(study: StudyDefinition, root: str | Path, name: str) -> Store:
         text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
         with disk_errors(f"writing {store.definition}"):
             store.directory.mkdir(parents=True, exist_ok=True)
-            replace_file(store.definition, text.encode())
+            with store.lock():  # of two that begin it at once, the second one compares
+                if not store_of(study, root, name).exists:
+                    replace_file(store.definition, text.encode())
     return store
 
 
