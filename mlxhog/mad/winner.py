@@ -14,6 +14,7 @@ candidate, results of a search at 6 layers were stacked, those at 16 and more st
 of the scores is ours.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -73,7 +74,7 @@ def read_source(what: str) -> tuple[str, MADConfig]:
     try:
         cfg = load_candidate(what)
     except ConfigError as error:
-        if " " in what or Path(what).exists():
+        if " " in what or os.path.exists(what):
             raise
         raise ConfigError(f"{what!r} is neither a study nor an architecture: {error}") from error
     return f"architecture: {canonical(cfg.layers)}", cfg

@@ -13,7 +13,7 @@ import torch
 
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError
-from mlxhog.mad.winner import consensus, deepened, unit_of, upper_part
+from mlxhog.mad.winner import consensus, deepened, read_source, unit_of, upper_part
 from mlxhog.models.families import init_params
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import load_architecture
@@ -178,6 +178,17 @@ def test_a_file_that_is_deepened_can_be_deepened_again(how):
     assert main("mad deepen a.yaml --depth 8 --output b.yaml".split()) == 0
     assert Path("a.yaml").read_bytes() == Path("b.yaml").read_bytes()
     assert sorted(load_architecture("a.yaml").layers, key=str) == sorted(parse(line) * 2, key=str)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_line_of_layers_may_be_longer_than_the_name_of_a_file():
+    assert (
+        main(["mad", "deepen", "gated-conv swiglu " * 20, *"--depth 80 --output d.yaml".split()])
+        == 0
+    )
+    assert len(load_architecture("d.yaml").layers) == 80
+    with pytest.raises(ConfigError, match="is neither a study nor an architecture"):
+        read_source("mlstm," * 50)
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ class Store:
     @property
     def exists(self) -> bool:
         """Whether the directory is a study."""
-        return self.definition.is_file()
+        return os.path.isfile(self.definition)  # false also for a name that no file can have
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the lock of the study in a block; the kernel frees it if the holder dies.
