@@ -391,10 +391,10 @@ def new_bench(config: BenchOptions, recipe: Mapping[str, object], how: Execution
     if not config.layers and not config.config:
         raise ConfigError('give an architecture, as in mlxhog mad bench --layers "mlstm swiglu"')
     # These import NumPy: wrong flags are reported before.
+    from mlxhog.mad.training.run_plan import load_comparable
     from mlxhog.models.mad.sequence import canonical, parse
-    from mlxhog.models.registry import load_candidate
 
-    files = {name: load_candidate(name) for name in config.config}
+    files = {name: load_comparable(name) for name in config.config}
     widths = {config.dim or each.hidden_size for each in files.values()}
     positions = {config.position or each.position for each in files.values()}
     if len(widths) > 1 or len(positions) > 1:
