@@ -94,6 +94,8 @@ def bench(
 
     Arguments and errors are those of `search`; `values` are named in `mlxhog options mad bench`.
     """
+    if not all(isinstance(one, str) for one in layers):
+        raise ConfigError("bench(): give each architecture as a text, as in bench(*lines)")
     config, recipe, how = _read(BenchOptions, "bench()", {**values, "layers": layers}, plugin)
     return new_bench(config, recipe, how).run(how, observer)
 
