@@ -94,6 +94,8 @@ def bench(
 
     Arguments and errors are those of `search`; `values` are named in `mlxhog options mad bench`.
     """
+    if not all(isinstance(one, str) for one in layers):
+        raise ConfigError("bench(): give each architecture as a text, as in bench(*lines)")
     config, recipe, how = _read(BenchOptions, "bench()", {**values, "layers": layers}, plugin)
     return new_bench(config, recipe, how).run(how, observer)
 
@@ -381,7 +383,7 @@ def new_search(
     return _new_study(
         config, how, name, space=keys, position=space.position, recipe=recipe,
         suite=config.suite or space.suite or "smoke", dim=config.dim or space.dim,
-        sampler=config.sampler or ("grid" if config.candidates is None else "random"),
+        sampler=config.sampler or ("" if config.candidates is None else "random"),
         sampler_seed=config.seed, prune=config.prune, n_candidates=config.candidates,
     )  # fmt: skip
 
@@ -391,10 +393,10 @@ def new_bench(config: BenchOptions, recipe: Mapping[str, object], how: Execution
     if not config.layers and not config.config:
         raise ConfigError('give an architecture, as in mlxhog mad bench --layers "mlstm swiglu"')
     # These import NumPy: wrong flags are reported before.
+    from mlxhog.mad.training.run_plan import load_comparable
     from mlxhog.models.mad.sequence import canonical, parse
-    from mlxhog.models.registry import load_candidate
 
-    files = {name: load_candidate(name) for name in config.config}
+    files = {name: load_comparable(name) for name in config.config}
     widths = {config.dim or each.hidden_size for each in files.values()}
     positions = {config.position or each.position for each in files.values()}
     if len(widths) > 1 or len(positions) > 1:
@@ -447,6 +449,9 @@ def _new_study(config: StudyOptions, how: ExecutionConfig, otherwise: str, **fie
             definition, text=text, machine=machine_text(),
             pairs=pairs if config.pairs is None else config.pairs,
         )  # fmt: skip
+    if not definition.sampler:
+        is_counted = definition.choices.count is not None
+        definition = replace(definition, sampler="grid" if is_counted else "random")
     digest = hashlib.sha256(json.dumps(definition.to_dict(), sort_keys=True).encode()).hexdigest()
     suite = re.sub(r"\W", "-", definition.suite)
     name = config.study or otherwise or f"bench-{suite}-{digest[:8]}"

@@ -25,8 +25,11 @@ OF_TEXT = ("val_bits_per_byte", "train_tokens_per_s", "decode_tokens_per_s", "pe
 """The objectives that only suite lm measures."""
 FRONT = (*OF_TEXT, "state_bytes")
 """The objectives of the Pareto front."""
-OUT = -1e9
-"""The selection score of a candidate beyond a limit, or without the objective."""
+OUT = -1e18
+"""The selection score of a candidate beyond a limit, or without the objective.
+
+It is below every objective, also bytes of memory.
+"""
 
 
 class Limit(NamedTuple):

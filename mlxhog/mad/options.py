@@ -275,7 +275,7 @@ class SearchOptions(StudyOptions):
     space: str = option("space-small", "the search space: a YAML file or a name")
     sampler: str | None = option(
         None, "sampler of candidates", choices=("grid", "random", "evolution", "tpe"),
-        none="grid; random with --candidates",
+        none="grid; random with --candidates or in a large space with bounds",
     )  # fmt: skip
     seed: int = _trained("seed", help="seed of the sampler")
     candidates: int | None = option(

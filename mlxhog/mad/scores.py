@@ -122,7 +122,9 @@ def scores(
     select: Select = "test",
     n_rungs: int = 1,
 ) -> list[CandidateScore]:
-    """Return the score of every candidate: finished ones first, then by score, then by size.
+    """Return the score of every candidate: by score, then by size.
+
+    Unfinished candidates are behind the finished ones, lost ones last.
 
     Of the records of one run the last one counts. Interrupted runs count as missing; runs outside
     the suite or the seeds are ignored. `select` is the split whose accuracy selects within a sweep,
@@ -156,10 +158,12 @@ def scores(
         else row
         for row in rows
     ]
-    return sorted(
-        rows,
-        key=lambda row: (row.status in UNFINISHED, -row.selection_score, row.params, row.candidate),
-    )
+
+    def key(row: CandidateScore) -> tuple[object, ...]:
+        last = row.status in LOST, row.status in UNFINISHED
+        return *last, -row.selection_score, row.params, row.candidate
+
+    return sorted(rows, key=key)
 
 
 def _rungs(runs: Iterable[CandidateRecord], n_runs: int) -> dict[str, int]:

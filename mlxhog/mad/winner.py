@@ -14,6 +14,7 @@ candidate, results of a search at 6 layers were stacked, those at 16 and more st
 of the scores is ours.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,13 +38,18 @@ from mlxhog.models.registry import load_candidate, to_yaml
 
 
 def finished(store: Store) -> list[CandidateScore]:
-    """Return the complete candidates of a study, the best first; StudyError without any."""
+    """Return the complete candidates of a study, the best first; StudyError if all are lost."""
     rows = read_ranking(store).rows
     finished_rows = [row for row in rows if row.status not in UNFINISHED]
     if not finished_rows:
         raise StudyError(
             f"study {store.name} has no candidate with all its runs ({len(rows)} have some); "
             f"continue it: mlxhog mad resume {store.word}"
+        )
+    if finished_rows[0].status in LOST:
+        raise StudyError(
+            f"every complete candidate of study {store.name} diverged or failed; the reasons: "
+            f"mlxhog mad leaderboard {store.word}"
         )
     return finished_rows
 
@@ -68,7 +74,7 @@ def read_source(what: str) -> tuple[str, MADConfig]:
     try:
         cfg = load_candidate(what)
     except ConfigError as error:
-        if " " in what or Path(what).exists():
+        if " " in what or os.path.exists(what):
             raise
         raise ConfigError(f"{what!r} is neither a study nor an architecture: {error}") from error
     return f"architecture: {canonical(cfg.layers)}", cfg
@@ -92,7 +98,7 @@ def elected(store: Store, top: int | None = None, output: Path | None = None) ->
     Without `top` the upper part of the candidates votes; `output` is a model file to write.
     """
     rows = finished(store)
-    trained = [row for row in rows if row.status not in LOST] or rows
+    trained = [row for row in rows if row.status not in LOST]
     within = [row for row in trained if row.selection_score > OUT] or trained  # the study's limits
     # A final, and ranks by text and tasks, order candidates against their scores; so the first has
     # the best score here, the second the next one.

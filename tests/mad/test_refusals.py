@@ -43,6 +43,8 @@ CASES = [
         "bench --layers gated-conv --suite recall --dim 128",
         "on multi-query-associative-recall: 64 and 32, 16; leave the width",
     ),
+    ("bench --config eps.yaml --tasks M", "eps.yaml has norm_eps 0.01, candidates are compared"),
+    ("train --arch eps.yaml --task M", "eps.yaml has norm_eps 0.01, candidates are compared"),
     ("bench --layers swiglu --rates 1e-3,1e-3", "each larger than the one before"),
     ("train --layers mlstm --task dyck --position learned", "scores rows of 2048: no row trains"),
 ]
@@ -56,6 +58,7 @@ def folder(tmp_path_factory):
     Path(small.space(root)).rename(root / "space-of-two.yaml")
     learned = "{dim: 16, max_length: 64, position: learned, layers: mlstm swiglu}"
     (root / "a.yaml").write_text(learned)
+    (root / "eps.yaml").write_text("{model_type: mad, norm_eps: 1e-2, layers: gated-conv swiglu}")
     return root
 
 

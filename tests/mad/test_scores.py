@@ -174,12 +174,22 @@ def test_a_limit_on_the_score_is_one_on_the_split_that_selects():
         assert {row.candidate: bool(row.beyond) for row in rows} == beyond
 
 
-@each_of("objective", ["score", "params", "state_bytes"])
+def test_lost_candidates_are_behind_partial_and_pruned_ones_whether_a_limit_is_kept_or_none():
+    lost = [record(B, task, 0.0, status="diverged") for task in ("one", "two")]
+    pruned = record("swiglu", "one", 0.8, status="pruned")
+    rows = scored([*lost, record(A, "one", 0.9), pruned], TWO_TASKS)
+    assert [row.candidate for row in rows] == [A, "swiglu", B]
+    limited = ordered(rows, "score", [parse_limit(ANY)], select=True)
+    assert limited[-1].candidate == B
+
+
+@each_of("objective", ["score", "params", "state_bytes", "peak_memory_bytes"])
 def test_pruned_and_lost_candidates_are_never_the_best_by_an_objective(objective):
     pruned = record(A, "one", 0.9, status="pruned")
     lost = [record("swiglu", task, 0.0, status="failed") for task in ("one", "two")]
     runs = [replace(one, state=0) for one in (pruned, *lost)]
     rows = scored([*runs, *complete(B, 0.3, 0.3)], TWO_TASKS)
+    rows = [replace(row, measures={"peak_memory_bytes": 2e9}) for row in rows]
     rows = ordered(rows, objective, [parse_limit(ANY)], select=True)
     assert [row.candidate for row in rows] == [B, A, "swiglu"]
     assert rows[0].selection_score > OUT

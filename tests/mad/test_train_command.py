@@ -7,6 +7,7 @@ import pytest
 
 from mlxhog.cli import main
 from mlxhog.mad.training.evaluation import CandidateEvaluations
+from mlxhog.training.worker.steps import Steps
 from tests.words import changed
 
 SIZES = ("--task CR --task-set vocab=8 --task-set seq_len=16 --task-set train_rows=96 "
@@ -96,3 +97,11 @@ def test_ctrl_c_ends_with_what_was_reached(capsys, monkeypatch):
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["status"] == "interrupted"
     assert result["curve"][-1]["step"] == result["steps"] > 0
+
+
+def test_ctrl_c_before_the_first_step_ends_with_a_score_of_the_initial_model(capsys, monkeypatch):
+    monkeypatch.setattr(Steps, "step", lambda steps: signal.raise_signal(signal.SIGINT))
+    assert mad_train(*SMALL, "--json") == 130
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["status"], result["steps"]) == ("interrupted", 0)
+    assert [point["step"] for point in result["curve"]] == [0]

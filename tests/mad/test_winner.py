@@ -3,6 +3,7 @@
 The consensus has the most frequent layers of the best candidates; deepening keeps proportions.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,7 +13,7 @@ import torch
 
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError
-from mlxhog.mad.winner import consensus, deepened, unit_of, upper_part
+from mlxhog.mad.winner import consensus, deepened, read_source, unit_of, upper_part
 from mlxhog.models.families import init_params
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import load_architecture
@@ -153,6 +154,14 @@ def test_candidates_that_lack_runs_do_not_vote_and_without_others_it_says_how_to
     assert "continue it: mlxhog mad resume second" in capsys.readouterr().err
 
 
+@each_of("words", ["consensus first", "deepen first --depth 4 --output deep.yaml"])
+def test_a_study_whose_candidates_all_diverged_has_no_winner(here, capsys, words):
+    study(here, change=lambda one: replace(one, status="diverged"))
+    assert main(["mad", *words.split()]) == 2
+    assert "diverged or failed; the reasons: mlxhog mad lead" in capsys.readouterr().err
+    assert not Path("deep.yaml").exists()
+
+
 def test_the_winner_of_a_study_is_deepened_at_the_width_it_was_searched_at(here, capsys):
     study(here, dim=48)
     output = told(capsys, "mad", "deepen", "first", "--depth", "6", "--output", "deep.yaml")
@@ -169,6 +178,17 @@ def test_a_file_that_is_deepened_can_be_deepened_again(how):
     assert main("mad deepen a.yaml --depth 8 --output b.yaml".split()) == 0
     assert Path("a.yaml").read_bytes() == Path("b.yaml").read_bytes()
     assert sorted(load_architecture("a.yaml").layers, key=str) == sorted(parse(line) * 2, key=str)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_line_of_layers_may_be_longer_than_the_name_of_a_file():
+    assert (
+        main(["mad", "deepen", "gated-conv swiglu " * 20, *"--depth 80 --output d.yaml".split()])
+        == 0
+    )
+    assert len(load_architecture("d.yaml").layers) == 80
+    with pytest.raises(ConfigError, match="is neither a study nor an architecture"):
+        read_source("mlstm," * 50)
 
 
 @pytest.mark.slow

@@ -83,11 +83,11 @@ def _shown(tick: Tick, limit: int) -> "Callbacks":
 
     def show(point: "EvalPoint") -> None:
         nonlocal text
-        rate = point.step / max(point.seconds, 1e-9)
+        left_s = (limit - point.step) * point.seconds / max(point.step, 1)  # 0: Ctrl-C
         loss = "-" if point.loss is None else f"{point.loss:.3f}"
         text = (
             f"step {point.step}/{limit}  loss {loss}  accuracy {point.acc_token:.3f}  "
-            f"at most {format_duration((limit - point.step) / rate)} to go"
+            f"at most {format_duration(left_s)} to go"
         )
 
     return Callbacks(beat=lambda: tick(lambda: text), on_eval=show)

@@ -273,7 +273,7 @@ def section(ranking: Ranking, *, exact: bool = False) -> Section:
         values = [
             {"rank": rank, "layers": row.candidate}
             | {name: getattr(row, name) for name in EXACT}
-            | {name: row.measures.get(name) for name in ranking.measures}
+            | {name: row.measures.get(name) for name in ranking.measures if name not in EXACT}
             | {task: row.tasks.get(task) for task in ranking.tasks}
             for rank, row in enumerate(ranking.rows, start=1)
         ]

@@ -307,6 +307,11 @@ class StudyDefinition:
                 f"--pairs is {self.pairs}, and the final compares bits per byte, which do not "
                 "alone order these candidates; leave it out"
             )
+        if self.sampler == "grid" and self.choices.count is None:
+            raise ConfigError(
+                "sampler is grid, which may find no candidate of a large space within its bounds; "
+                "begin a study with --sampler random"
+            )
         for candidate in self.candidates or [self.first]:
             self.runs(candidate)
 

@@ -178,12 +178,12 @@ class Scheduler:
             self._sampler.tell(parse(candidate), score)
 
     def _update_best(self, candidate: str) -> float:
-        """Return a candidate's score, and keep the best."""
-        own = [one for one in self._ended.values() if one.candidate == candidate]
-        result = self._study.score_of(own)
-        if self._best is None or result.selection_score > self._best.selection_score:
-            self._best = result
-        return result.selection_score
+        """Return a candidate's score, and keep the best, the first of the two on a leaderboard."""
+        two = {candidate, candidate if self._best is None else self._best.candidate}
+        ended = [one for one in self._ended.values() if one.candidate in two]
+        self._best = self._study.rows(ended)[0]
+        own = [one for one in ended if one.candidate == candidate]
+        return self._study.score_of(own).selection_score
 
     def _finish(self, run: RunConfig, record: CandidateRecord | str) -> None:
         """Record a run that ended, or queue it again."""

@@ -75,7 +75,7 @@ class Store:
     @property
     def exists(self) -> bool:
         """Whether the directory is a study."""
-        return self.definition.is_file()
+        return os.path.isfile(self.definition)  # false also for a name that no file can have
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the lock of the study in a block; the kernel frees it if the holder dies.
@@ -300,7 +300,9 @@ def open_store(study: StudyDefinition, root: str | Path, name: str) -> Store:
         text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
         with disk_errors(f"writing {store.definition}"):
             store.directory.mkdir(parents=True, exist_ok=True)
-            replace_file(store.definition, text.encode())
+            with store.lock():  # of two that begin it at once, the second one compares
+                if not store_of(study, root, name).exists:
+                    replace_file(store.definition, text.encode())
     return store
 
 

@@ -124,6 +124,17 @@ class CandidatePlan(Plan):
         }
 
 
+def load_comparable(name: str) -> MADConfig:
+    """Return `load_candidate(name)`; ConfigError if its runs would not compare with others."""
+    file = load_candidate(name)
+    if file.norm_eps != MADConfig.norm_eps:
+        raise ConfigError(
+            f"{name} has norm_eps {file.norm_eps:g}, candidates are compared with "
+            f"{MADConfig.norm_eps:g}; leave it out of the file"
+        )
+    return file
+
+
 def run_config(candidate: CandidateOptions, recipe: Recipe) -> RunConfig:
     """Return the run that options ask for on this machine."""
     if candidate.layers is None and candidate.arch is None:
@@ -134,13 +145,8 @@ def run_config(candidate: CandidateOptions, recipe: Recipe) -> RunConfig:
         words = " ".join((candidate.layers or "").split("\n"))
         layers, dim, position = parse(words), 128, candidate.position or "none"
     else:
-        file = load_candidate(candidate.arch)
+        file = load_comparable(candidate.arch)
         layers, dim, position = file.layers, file.hidden_size, candidate.position or file.position
-        if file.norm_eps != MADConfig.norm_eps:
-            raise ConfigError(
-                f"{candidate.arch} has norm_eps {file.norm_eps:g}, candidates are compared with "
-                f"{MADConfig.norm_eps:g}; leave it out of the file"
-            )
     one = "1" if candidate.backend is None else backend_here(candidate.backend, here)
     workers = resolve_workers(candidate.workers or one, candidate.threads, machine=here).workers
     threads = [each.threads for each in workers if each.backend not in GPU_BACKENDS]

@@ -65,6 +65,15 @@ def test_candidates_are_ordered_by_score_and_every_number_is_there(tmp_path):
         assert {task: float(row[task]) for task in TASKS} == one["tasks"]
 
 
+def test_csv_has_the_state_of_a_candidate_that_could_not_decode(tmp_path):
+    ranking = read_ranking(study(tmp_path))
+    decoded = replace(ranking.rows[0], measures={"state_bytes": 1024.0})
+    ranking = replace(ranking, rows=(decoded, *ranking.rows[1:]))
+    lines = table.exported(section(ranking, exact=True), "csv").splitlines()
+    expected = [f"{row['state_bytes']}" for row in ranking.to_json()["candidates"]]
+    assert [row["state_bytes"] for row in csv.DictReader(lines)] == expected
+
+
 def test_a_partial_study_says_so_and_which_runs_are_missing(tmp_path):
     ranking, result, text = shown(
         tmp_path, lambda one: None if (one.candidate, one.seed) == (MIXED, 2) else one

@@ -50,6 +50,10 @@ def quick(config, *, callbacks, rungs):
     return result(config)
 
 
+def always_right(config, **_):
+    return config.record("done", steps=2, seconds=0.01, acc_token=1.0, acc_macro=1.0)
+
+
 def with_curve(config, *, callbacks, rungs):
     curve = ()
     for n in (1, 2, 3):

@@ -3,8 +3,10 @@
 import importlib.util
 import re
 import signal
+from pathlib import Path
 
 import pytest
+import yaml
 
 from mlxhog.cli import main
 from mlxhog.mad.study.scheduler import Scheduler
@@ -53,6 +55,18 @@ def test_a_budget_cuts_a_study_and_resume_completes_it(capsys):
     plan = told(capsys, "mad", "resume", "s", "--dry-run")
     assert (plan["runs"], plan["ended"], plan["steps"]) == (4, 2, 8)
     assert told(capsys, "mad", "resume", "s", "--quiet")["runs"]["done"] == 4
+
+
+def test_a_large_space_with_bounds_is_searched_at_random_since_a_grid_may_find_nothing(
+    space, capsys
+):
+    mixers = ["gla", *small.texts(4)]  # a grid begins with more sequences of gla gla than it tries
+    keys = {"depth": 12, "mixers": mixers, "channels": ["swiglu", "mlp"], "max_count": {"gla": 1}}
+    Path(space).write_text(yaml.safe_dump({"space": keys}))
+    assert told(capsys, *SEARCH, "--budget", "1")["runs"]["done"] == 2
+    assert main([*SEARCH, "--sampler", "grid", "--study", "g"]) == 2
+    assert "begin a study with --sampler random" in " ".join(capsys.readouterr().err.split())
+    assert not Path("studies/g").exists()
 
 
 def test_bench_scores_given_architectures_and_finds_its_study_again(capsys):

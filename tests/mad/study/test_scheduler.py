@@ -15,10 +15,12 @@ from statistics import fmean
 
 import pytest
 
+from mlxhog import mad
 from mlxhog.base.quantities import Interval
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.mad.samplers.pruning import Pruner
 from mlxhog.mad.study.scheduler import seconds_used
+from mlxhog.mad.study.store import open_store
 from mlxhog.models.mad.sequence import canonical, parse
 from tests.mad.report.sample import RECORD
 from tests.mad.study import small
@@ -46,6 +48,13 @@ def test_every_run_is_recorded_once_with_its_curve_and_not_run_again(tmp_path):
     again = go(store)
     assert (store.directory / "runs.jsonl").read_bytes() == before
     assert (again.statuses, again.best) == ({"done": 12}, outcome.best)
+
+
+def test_of_equal_scores_the_best_is_the_first_of_the_leaderboard_whatever_ended_first(tmp_path):
+    candidates = "gated-conv swiglu swiglu", "gated-conv swiglu"
+    store = open_store(replace(small.definition(), candidates=candidates), tmp_path, "s")
+    outcome = go(store, small.always_right)
+    assert outcome.best.candidate == mad.Study(store).best.candidate == candidates[1]
 
 
 class Second(Pruner):

@@ -127,6 +127,22 @@ def test_a_study_reads_back_and_another_one_is_refused_with_every_difference(sto
         assert f"\n  {difference}\n" in str(refusal.value)
 
 
+def test_of_two_studies_of_one_name_that_begin_at_once_the_second_one_is_refused(
+    tmp_path, monkeypatch
+):
+    dump, first = yaml.safe_dump, replace(DEFINITION, suite="lite")
+
+    def begun_meanwhile(*values, **how):
+        monkeypatch.undo()
+        open_store(first, tmp_path, "s")
+        return dump(*values, **how)
+
+    monkeypatch.setattr(yaml, "safe_dump", begun_meanwhile)
+    with pytest.raises(StudyError, match="suite: it has lite, the command smoke"):
+        open_store(DEFINITION, tmp_path, "s")
+    assert find("s", tmp_path).study() == first
+
+
 @each_of(
     ("change", "words"),
     [
