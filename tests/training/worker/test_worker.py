@@ -109,6 +109,19 @@ def arena():
         yield arena
 
 
+OF_A_LARGE_PARENT = """
+import subprocess, sys
+large = b"x" * (600 << 20)
+code = "from mlxhog.training.worker.loop import resident_bytes; print(resident_bytes())"
+print(subprocess.check_output([sys.executable, "-c", code], text=True))
+"""
+
+
+def test_the_memory_of_a_worker_does_not_begin_with_that_of_its_parent():
+    process = python("-c", OF_A_LARGE_PARENT, cwd=Path(__file__).parents[3])
+    assert 5 << 20 < int(process.stdout) < 500 << 20
+
+
 LIVE = a_job("mlx:gpu", read="live", predict="none")
 WRITES = a_job("mlx:gpu", "mlx")
 
