@@ -405,6 +405,20 @@ def test_an_update_is_applied_and_recorded_while_the_next_gradient_is_computed(o
     assert of_steps.counters.load("tokens") == 4 * TOKENS
 
 
+def test_the_share_of_lost_updates_stays_right_beyond_the_steps_that_a_float32_counts(of_steps):
+    of_steps.probe.fill(2**24 - 1)
+    for entry in of_steps.workers:
+        entry.probe_adds = 2**23
+    of_steps.workers.entry(1).probe_adds -= 1
+    steps = overlapped(of_steps)
+    for _ in range(4):
+        steps.step()
+    steps.context.settle()
+    assert steps.context.entry.steps == 4
+    assert of_steps.probe.tolist() == [2**24] * 64
+    assert of_steps.lost_update_rate() == 0.0
+
+
 def test_the_arena_is_quiesced_at_a_pause_and_before_any_request(of_steps):
     steps = overlapped(of_steps)
     steps.step()
