@@ -85,6 +85,22 @@ def odd_disk(folder, kind, number):
         yield
 
 
+@contextmanager
+def nfs_locks():
+    """Refuse an exclusive lock of a file that is not open for writing, as NFS does: flock(2)."""
+    real = fcntl.flock
+
+    def flock(file, how):
+        is_writable = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        if how & fcntl.LOCK_EX and not is_writable:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return real(file, how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fcntl, "flock", flock)
+        yield
+
+
 def held_elsewhere(folder):
     """Let another host hold a run or study, on a disk that does not share locks."""
     (folder / "lock").touch()

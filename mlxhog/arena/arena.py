@@ -165,14 +165,11 @@ class Arena:
 
     @property
     def probe(self) -> NDArray[np.float32]:
-        """The lost-update probe, (64,): every step adds 1 to each element."""
+        """The lost-update probe, (64,): every step adds 1 to each element, up to 2^24 in all."""
         return _part(self.params, self.layout.probe)
 
     def lost_update_rate(self) -> float | None:
-        """Share of probe increments that were lost, in [0, 1]; None before the first step.
-
-        Exact up to 2^24 adds per element, where float32 stops counting.
-        """
+        """Share of probe increments that were lost, in [0, 1]; None before the first step."""
         adds = sum(entry.probe_adds for entry in self.workers)
         return max(0.0, 1.0 - float(self.probe.mean(dtype=np.float64)) / adds) if adds else None
 

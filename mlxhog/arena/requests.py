@@ -278,13 +278,18 @@ def attach(path: Path, timeout_s: float = CONNECT_S) -> tuple[Any, int, socket.s
 
     Raises:
         NoAnswer: its process does not answer in this time.
-        ArenaError: there is no socket, or it is stale, or another program's or user's.
+        NotServed: there is no socket, or it is stale, or the run has just ended.
+        ArenaError: the run refuses, with a reason; or it is another program's or user's.
     """
     with _asked(path, timeout_s, ATTACH) as connection:
         begin, fds, _, _ = socket.recv_fds(connection, 1, 1)
+        if not begin:
+            raise NotServed(f"the run that served {path} has just ended")
         try:
             with connection.makefile("rb") as file:
                 answer = _fields(begin + file.readline(MAX_BYTES), "ok")
+                if "error" in answer:
+                    raise RunError(answer["error"])
                 if answer.get("version") != version("mlxhog") or not fds:
                     raise RunError("it is of another version of mlxhog")
                 # A pickle, as processes of one user send each other.

@@ -93,10 +93,13 @@ def new_directory(target: Path, *, mark: str = "") -> Iterator[Path]:
 
     An existing `target` is first renamed to an `.old` name, then removed. If the block raises, the
     new directory is removed; a killed process leaves `.part` or `.old` names, `mark` before them.
+
+    Raises:
+        FileExistsError: the `.part` name is another's, and stays.
     """
     part, old = (target.with_name(f"{target.name}{mark}.{end}") for end in ("part", "old"))
+    part.mkdir()
     try:
-        part.mkdir()
         yield part
         sync(part)
         if os.path.lexists(target):

@@ -110,7 +110,12 @@ def ignore_from_now_on() -> None:
 
 
 def raise_keyboard_interrupt() -> None:
-    """Let each of the signals raise KeyboardInterrupt in this process from now on."""
+    """Let each of the signals raise KeyboardInterrupt in this process from now on.
+
+    A SIGCHLD that the caller ignores, as `trap '' CHLD` does, would hide how workers end.
+    """
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in SIGNALS:
         if _handled(number):
             signal.signal(number, _raise)

@@ -177,7 +177,11 @@ def is_locked(folder: Path) -> bool:
 def is_in_use(path: Path) -> bool:
     """Whether a process has a lock of a file; not if it is missing, or its disk has no locks."""
     try:
-        with reading.open_regular(path) as file:
+        try:  # NFS has exclusive locks only of files that are open for writing
+            file: IO[bytes] = open(path, "r+b", buffering=0, opener=reading.regular)
+        except OSError:
+            file = reading.open_regular(path)
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

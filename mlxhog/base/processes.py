@@ -49,7 +49,7 @@ def spawning(threads: int | None = None) -> Iterator[None]:
     Raises:
         ConfigError: an argument cannot be sent to a process; the message names it.
         EnvironmentLacks: the system starts no process now: it lacks files, processes or memory; or
-            this process is daemonic.
+            this process is daemonic or ignores SIGCHLD.
 
     Concurrency: changes the environment and `sys.modules` of this process during the block; other
     threads that spawn wait until it has ended.
@@ -77,7 +77,7 @@ def spawning(threads: int | None = None) -> Iterator[None]:
 
 
 def require_children() -> None:
-    """Raise EnvironmentLacks if this process may have no children; call it early."""
+    """Raise EnvironmentLacks if this process may have no children, or not reap them; call early."""
     if current_process().daemon:
         raise EnvironmentLacks(
             f"{current_process().name} is a daemonic process, as those of multiprocessing.Pool, "
@@ -85,6 +85,11 @@ def require_children() -> None:
             "which mlxhog needs; call mlxhog from a process of "
             "concurrent.futures.ProcessPoolExecutor, with celery worker --pool threads, or with "
             "dask worker --no-nanny"
+        )
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:  # the kernel reaps them, codes and all
+        raise EnvironmentLacks(
+            "this process ignores SIGCHLD, so it cannot learn how its child processes end, which "
+            "mlxhog needs; first call signal.signal(signal.SIGCHLD, signal.SIG_DFL)"
         )
 
 

@@ -16,6 +16,7 @@ from time import sleep
 from mlxhog.base.paths import quoted
 from mlxhog.cli.frame import CommandResult, Json, argument, command, option
 from mlxhog.cluster.rendezvous import TOKEN_VARIABLE, check_torchft, new_token, parse_address
+from mlxhog.errors import ConfigError
 
 POLL_S = 0.5  # between two looks for a signal
 
@@ -36,6 +37,12 @@ class _Cluster(Json):
 @command(writes=True)
 def run(config: _Cluster) -> int:
     address = parse_address(config.address)
+    if address.is_own and address.host not in ("localhost", address.ip):
+        raise ConfigError(
+            f"the host {address.host} is {address.ip} here (see /etc/hosts), which no other "
+            "machine reaches; name the IPv4 address by which the others reach it, or 127.0.0.1 "
+            "for this machine alone"
+        )
     check_torchft()
     token = new_token(config.token, address)
     from mlxhog.cluster.torchft_group import Rendezvous

@@ -117,7 +117,7 @@ class TorchftGroup:
 
     Args:
         address: of the cluster.
-        describe: see `group.py`; the name is also that of torchft's logs.
+        describe: see `group.py`; the id is also that of torchft's logs.
         get_state: see `group.py`. Its arrays must not change before `average` returns.
         own: address of this machine, which the others reach.
         round: rounds that this member has committed, 0 for a new one.
@@ -174,7 +174,7 @@ class TorchftGroup:
                 store_addr=own,
                 store_port=port,
                 lighthouse_addr=lighthouse,
-                replica_id=describe().name,
+                replica_id=str(id),  # of a name it would read the last digits, such as "²"
                 hostname=own,
                 checkpoint_transport=_Transport(own, timeout, token, max_bytes),
             )

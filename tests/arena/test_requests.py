@@ -4,7 +4,9 @@ import contextlib
 import errno
 import json
 import os
+import select
 import socket
+import socketserver
 import tempfile
 import threading
 from contextlib import suppress
@@ -188,6 +190,24 @@ def test_a_reader_connects_while_the_arena_is_served_and_cannot_write(arena, tmp
             ask(tmp_path, "stop", timeout_s=LIMIT_S)
     with pytest.raises(ArenaError, match="no socket"):
         Arena.connect(path)
+
+
+def test_a_reader_is_told_why_a_run_refuses_it_and_that_a_run_has_just_ended(
+    arena, tmp_path, monkeypatch
+):
+    def no_thread(server, request, address):
+        select.select([request], [], [], LIMIT_S)
+        raise RuntimeError("can't start new thread")
+
+    path = socket_path(tmp_path)
+    with arena.serve(path):
+        with monkeypatch.context() as patch:
+            patch.setattr(socketserver.ThreadingMixIn, "process_request", no_thread)
+            with pytest.raises(ArenaError, match="attached here: the run can start no thread now"):
+                Arena.connect(path)
+        monkeypatch.setattr(RunServer, "send_fds", lambda *_: False)
+        with pytest.raises(requests.NotServed, match="has just ended"):
+            Arena.connect(path)
 
 
 def test_the_socket_of_a_killed_server_is_stale_and_can_be_replaced(arena, tmp_path):

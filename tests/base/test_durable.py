@@ -60,6 +60,14 @@ def test_of_two_that_replace_a_file_at_once_neither_takes_the_others_part(tmp_pa
     assert [one.name for one in tmp_path.iterdir()] == ["run.json"]
 
 
+def test_a_new_directory_that_another_process_is_filling_stays(tmp_path):
+    with durable.new_directory(tmp_path / "step-1") as part:
+        (part / "state.json").write_bytes(b"first")
+        with pytest.raises(FileExistsError), durable.new_directory(tmp_path / "step-1"):
+            pass
+    assert (tmp_path / "step-1" / "state.json").read_bytes() == b"first"
+
+
 def test_content_is_on_disk_before_its_name_and_that_before_use(tmp_path, flushed, monkeypatch):
     replace = os.replace
 

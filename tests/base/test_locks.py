@@ -1,6 +1,7 @@
 """A folder has one holder: among threads, processes, users and machines, dead ones left out."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -11,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlxhog.base import darwin, durable, locks, plain_json
+from mlxhog.base import darwin, durable, locks, plain_json, reading
 from mlxhog.base.locks import HEARTBEAT_TIMEOUT_S, RECORD, Holder
 from mlxhog.errors import EnvironmentLacks, RunError
-from tests.odd_disk import odd_disk
+from tests.odd_disk import nfs_locks, odd_disk
 from tests.pairs import each_of
 from tests.threads import in_threads, wait_until
 
@@ -194,3 +195,30 @@ def test_what_is_no_file_in_place_of_a_lock_is_named_with_the_way_out(tmp_path, 
     with pytest.raises(RunError, match=r"its file lock cannot be opened \(.*remove the file"):
         with locks.lock(tmp_path, RunError):
             pass
+
+
+def test_a_file_is_in_use_while_a_process_has_its_lock_on_nfs_and_where_it_is_read_only(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "train.bin"
+    path.write_bytes(b"x")
+    regular = reading.regular
+
+    def of_another_user(path, flags):
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return regular(path, flags)
+
+    def is_known():
+        with path.open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_SH)
+            is_seen = locks.is_in_use(path)
+        return is_seen and not locks.is_in_use(path)
+
+    assert is_known()
+    with nfs_locks():
+        assert is_known()
+    monkeypatch.setattr(reading, "regular", of_another_user)
+    assert is_known()
+    assert path.read_bytes() == b"x"
+    assert not locks.is_in_use(tmp_path / "missing")

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -294,12 +295,13 @@ def test_a_full_disk_or_a_kill_loses_nothing_and_leaves_no_part(tmp_path, hf, mo
         assert entries(tmp_path) == ["b", "hf"]
     assert formats.open(target).format == "hf"
     monkeypatch.undo()
-    target.rename(tmp_path / "b.999999999.old")  # as a process that was killed leaves it
-    (tmp_path / "b.999999999.part").mkdir()
-    (tmp_path / "b.999999999.part" / "model.safetensors").touch()
-    refused(capsys, 2, "or replace it with --overwrite", hf, target, "--format", "hf")
-    assert entries(tmp_path) == ["b", "hf"]
-    assert formats.open(target).format == "hf"
+    for pid in (999_999_999, os.getpid()):  # containers have the same few
+        target.rename(tmp_path / f"b.{pid}.old")  # as a process that was killed leaves it
+        (tmp_path / f"b.{pid}.part").mkdir()
+        (tmp_path / f"b.{pid}.part" / "model.safetensors").touch()
+        refused(capsys, 2, "or replace it with --overwrite", hf, target, "--format", "hf")
+        assert entries(tmp_path) == ["b", "hf"]
+        assert formats.open(target).format == "hf"
 
 
 MEMORY = """

@@ -128,7 +128,11 @@ def test_a_command_that_cannot_start_a_cluster_ends_with_a_code_and_a_reason(mon
             code, error = error_of("--address", f"127.0.0.1:{other.getsockname()[1]}")
         assert (code, "is in use by another program" in error) == (2, True)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    code, error = error_of()
+    answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.1.1", 8600))]  # as on Debian
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *words: answer)
+    code, error = error_of("--address", "rack:8600")
+    assert (code, "the host rack is 127.0.1.1 here (see /etc/hosts)" in error) == (2, True)
+    code, error = error_of("--address", "127.0.1.1:8600")
     assert (code, "'.[cluster]'" in error, "brew install rust protobuf" in error) == (3, True, True)
     with pytest.raises(EnvironmentLacks, match=r"\[cluster\].*brew install rust protobuf"):
         open_torchft(choice(), None, None)  # a sidecar says so, too

@@ -37,6 +37,13 @@ def test_members_commit_the_mean_of_their_buffers_and_have_the_same_bits(dtype):
     assert np.array_equal(second[0].state.params, np.full(4, 6.0, np.float32))
 
 
+def test_a_machine_takes_part_whatever_its_name():
+    with Lighthouse() as light, Member(light.address, "rack²") as one:
+        answer = one.round()
+    assert answer.commits
+    assert [machine.name for machine in answer.membership.machines] == ["rack²"]
+
+
 def test_a_late_member_and_a_restarted_one_load_the_state_and_take_part_at_once():
     with cluster(1.0, 3.0, silent_s=DEAD_S) as (address, members):
         together(members)

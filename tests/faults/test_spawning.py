@@ -1,7 +1,9 @@
 """Workers run neither the caller's program nor modules that lie in the current directory."""
 
+import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -11,7 +13,7 @@ import pytest
 
 import mlxhog
 from mlxhog import cli
-from tests.training.small import small_config
+from tests.training.small import flags, small_config
 
 MLXHOG = Path(sys.executable).with_name("mlxhog")
 PLANTED = ("multiprocessing", "numpy", "json", "pickle", "signal", "mlxhog", "sitecustomize")
@@ -109,3 +111,28 @@ def test_no_folder_is_made_in_a_daemonic_process(tmp_path, monkeypatch):
     for words in (["train"], search, ["compare", "tiny", "--b=--lr 2e-3"], ["parity", "tiny"]):
         assert cli.main(words) == 3, words
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_process_that_ignores_how_its_children_end_is_refused_before_a_run(tmp_path):
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        refused, left = _outcome(tmp_path)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert "first call signal.signal(signal.SIGCHLD, signal.SIG_DFL)" in refused
+    assert left == []
+
+
+IGNORES = """
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_command_trains_where_its_launcher_ignores_how_children_end(tmp_path):
+    config = small_config(tmp_path, steps=2)
+    command = [os.fspath(MLXHOG), "train", "--json", *flags(config)]
+    text = ended([sys.executable, "-c", IGNORES, *command], tmp_path)
+    assert json.loads(text.splitlines()[-1])["status"] == "done"

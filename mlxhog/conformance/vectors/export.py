@@ -94,7 +94,7 @@ def export(subject: str, folder: Path, observer: TellStep | None = None) -> list
     tell, entries = observer or (lambda part, step: None), list[dict[str, str]]()
     with (
         durable.disk_errors(f"writing {shown(str(folder))}"),
-        durable.new_directory(target, mark=f".{os.getpid()}") as part,
+        durable.new_directory(target, mark=f".{os.urandom(6).hex()}") as part,
         one_thread(),
     ):
         for one in equations:

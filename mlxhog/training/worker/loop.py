@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import resource
 import sys
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from mlxhog import optim, strategies
 from mlxhog.arena import Arena, control
@@ -43,6 +46,7 @@ def run(pipe: Connection, job: Job) -> None:
     steps, tasks = _built(job, arena, entry, gradients)
     pipe.send(job.notices)
     entry.state = WorkerState.RUNNING
+    n_steps = -1
     while (command := ControlCommand(arena.counters.load("command"))) != ControlCommand.EXIT:
         if entry.state == WorkerState.LEAVING:
             break
@@ -52,7 +56,8 @@ def run(pipe: Connection, job: Job) -> None:
             arena.lay_out(job.plan.layout)
             steps, tasks = _built(job, arena, entry, gradients)
             entry.state = WorkerState.RUNNING
-        entry.rss_bytes = resident_bytes()
+        if command != ControlCommand.TRAIN or entry.steps != n_steps:  # not in each wait
+            entry.rss_bytes, n_steps = resident_bytes(), entry.steps
         if obey(command, steps, tasks):
             continue
         entry.beat(WorkerPhase.IDLE)
@@ -169,7 +174,14 @@ def orthogonalize_of_device(job: Job, backend: Backend) -> Orthogonalize | None:
 
 
 def resident_bytes() -> int:
-    """Largest resident set of this process so far, in bytes."""
+    """Largest resident set of this process so far, in bytes.
+
+    On Linux `ru_maxrss` begins with the parent's, even after an exec; VmHWM, which gVisor lacks,
+    does not.
+    """
+    with contextlib.suppress(OSError):
+        if own := re.search(rb"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_bytes()):
+            return int(own[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

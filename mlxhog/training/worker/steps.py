@@ -202,13 +202,16 @@ class Steps:
         """Apply an update, and the lost-update probe; returns the nanoseconds of waits for locks.
 
         The probe gets 1.0 as parameters get their updates; missing counts are lost updates.
+        Each worker stops at its share of 2^24, where float32 stops counting.
         """
         entry, samples = self.context.entry, sum(len(batch.x) for batch in step.batches)
         began_ns, waited_ns = monotonic_ns(), entry.wait_ns
         self.strategy.tokens = step.tokens
         step.outcome = self.strategy.write(step.grads, step.lease, samples)
-        if step.outcome.applied and self.context.strategy.probes:
-            probe = self.context.arena.layout.probe
+        layout = self.context.arena.layout
+        is_exact = entry.probe_adds < (1 << 24) // layout.max_workers
+        if step.outcome.applied and self.context.strategy.probes and is_exact:
+            probe = layout.probe
             scattered = self.context.strategy.sparsify != "none"
             # All workers write it, unlike the parameters of disjoint blocks.
             self._target.probe(probe.offset, probe.size, scattered=scattered)

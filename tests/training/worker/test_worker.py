@@ -109,6 +109,19 @@ def arena():
         yield arena
 
 
+OF_A_LARGE_PARENT = """
+import subprocess, sys
+large = b"x" * (600 << 20)
+code = "from mlxhog.training.worker.loop import resident_bytes; print(resident_bytes())"
+print(subprocess.check_output([sys.executable, "-c", code], text=True))
+"""
+
+
+def test_the_memory_of_a_worker_does_not_begin_with_that_of_its_parent():
+    process = python("-c", OF_A_LARGE_PARENT, cwd=Path(__file__).parents[3])
+    assert 5 << 20 < int(process.stdout) < 500 << 20
+
+
 LIVE = a_job("mlx:gpu", read="live", predict="none")
 WRITES = a_job("mlx:gpu", "mlx")
 
@@ -390,6 +403,20 @@ def test_an_update_is_applied_and_recorded_while_the_next_gradient_is_computed(o
     assert steps.ring.drain()["staleness"].tolist() == [0, 1, 1, 1]
     assert of_steps.param("w").tolist() == [-4 * LR] * 4
     assert of_steps.counters.load("tokens") == 4 * TOKENS
+
+
+def test_the_share_of_lost_updates_stays_right_beyond_the_steps_that_a_float32_counts(of_steps):
+    of_steps.probe.fill(2**24 - 1)
+    for entry in of_steps.workers:
+        entry.probe_adds = 2**23
+    of_steps.workers.entry(1).probe_adds -= 1
+    steps = overlapped(of_steps)
+    for _ in range(4):
+        steps.step()
+    steps.context.settle()
+    assert steps.context.entry.steps == 4
+    assert of_steps.probe.tolist() == [2**24] * 64
+    assert of_steps.lost_update_rate() == 0.0
 
 
 def test_the_arena_is_quiesced_at_a_pause_and_before_any_request(of_steps):
