@@ -92,7 +92,13 @@ def linear_on_mps(x: Tensor, w: Tensor) -> Tensor:
 
 
 def matmul_on_mps(a: Tensor, b: Tensor) -> Tensor:
-    """Return a (..., M, K) times b (..., K, N) as a sum of matmuls of smaller K."""
+    """Return a (..., M, K) times b (..., K, N) as matmuls of smaller K and N.
+
+    The gradient of a sums over the columns of b.
+    """
+    if b.shape[-1] > MAX_SUM_TERMS:
+        parts = [matmul_on_mps(a, part) for part in torch.split(b, MAX_SUM_TERMS, -1)]
+        return torch.cat(parts, -1)
     (x, *xs), (y, *ys) = (torch.split(x, MAX_SUM_TERMS, axis) for x, axis in ((a, -1), (b, -2)))
     total = x @ y
     for x, y in zip(xs, ys, strict=True):
