@@ -15,7 +15,12 @@ from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models import families
 from mlxhog.models.ops import operators
 from mlxhog.models.ops.eager import ops_torch
-from mlxhog.models.ops.eager.ops_torch import TorchOps, linear_on_mps, matmul_on_mps
+from mlxhog.models.ops.eager.ops_torch import (
+    TorchOps,
+    block_diagonal_on_mps,
+    linear_on_mps,
+    matmul_on_mps,
+)
 from tests.backends.untrained import lay
 from tests.models.sample import config
 from tests.pairs import each_of
@@ -49,6 +54,7 @@ def on_mps(monkeypatch):
     """Plain operators of torch compute on the CPU as they do on an Apple GPU."""
     monkeypatch.setattr(TorchOps, "linear", lambda _, x, w: linear_on_mps(x, w))
     monkeypatch.setattr(TorchOps, "matmul", lambda _, a, b: matmul_on_mps(a, b))
+    monkeypatch.setattr(TorchOps, "block_diagonal", block_diagonal_on_mps)
 
 
 def integers(*shape):
@@ -75,6 +81,18 @@ def test_a_split_product_and_its_gradients_have_the_bits_of_one_product(x, w):
         one, split = a @ b, matmul_on_mps(a, b)
         ours, expected = (torch.autograd.grad(y.sum(), (a, b)) for y in (split, one))
         assert all(map(torch.equal, (split, *ours), (one, *expected)))
+
+
+@pytest.mark.usefixtures("on_mps")
+def test_the_gradient_of_diagonal_blocks_has_no_longer_sum_and_the_bits_of_one():
+    x, w, b = integers(2, LIMIT // 2 + 9, 32), integers(2, 16, 16), integers(32)
+    with OnFaultyMPS() as mps:
+        (split,) = ops_torch.OPS.block_diagonal(x, [w], [b])
+        ours = torch.autograd.grad(split.sum(), (x, w, b))
+    assert max(K for _, K, _ in mps.sizes) == LIMIT
+    (one,) = operators.Ops.block_diagonal(ops_torch.OPS, x, [w], [b])
+    expected = torch.autograd.grad(one.sum(), (x, w, b))
+    assert all(map(torch.equal, (split, *ours), (one, *expected)))
 
 
 def test_no_product_of_operands_has_more_bytes_than_mps_multiplies_right(monkeypatch):

@@ -1,6 +1,6 @@
 """The eager operators in PyTorch, as far as `Ops` leaves them to the framework."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import cast
 
@@ -47,6 +47,13 @@ class TorchOps(Ops):
 
     def matmul(self, a: Tensor, b: Tensor) -> Tensor:
         return matmul_on_mps(a, b) if a.device.type == "mps" else a @ b
+
+    def block_diagonal(
+        self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None] | None = None
+    ) -> Sequence[Tensor]:
+        on_mps = x.device.type == "mps"
+        operator = block_diagonal_on_mps if on_mps else Ops.block_diagonal
+        return operator(self, x, weights, biases)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -104,6 +111,17 @@ def matmul_on_mps(a: Tensor, b: Tensor) -> Tensor:
     for x, y in zip(xs, ys, strict=True):
         total = total + x @ y
     return total
+
+
+def block_diagonal_on_mps(
+    ops: TorchOps, x: Tensor, weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None] | None = None,
+) -> Sequence[Tensor]:  # fmt: skip
+    """Return `Ops.block_diagonal` of parts of the rows, over which the gradient of weights sums."""
+    rows = torch.split(x.reshape(-1, x.shape[-1]), MAX_SUM_TERMS)
+    parts = [Ops.block_diagonal(ops, part, weights, biases) for part in rows]
+    ys = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+    return [y.reshape(*x.shape[:-1], -1) for y in ys]
 
 
 OPS = TorchOps()
