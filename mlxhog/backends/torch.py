@@ -151,7 +151,8 @@ class TorchBackend(Backend):
         leaves = {name: leaf.requires_grad_() for name, leaf in inputs.leaves.items()}
         loss = self._loss(leaves, *inputs.fixed)
         forward_ns = monotonic_ns() - began_ns
-        grads = torch.autograd.grad(loss, list(leaves.values()))
+        every = list(leaves.values())  # also those that do not reach the loss, with zeros
+        grads = torch.autograd.grad(loss, every, allow_unused=True, materialize_grads=True)
         *arrays, mean = self._on_hosts([*grads, loss])
         if not self.on_gpu:
             self.forward_share = forward_ns / (monotonic_ns() - began_ns)

@@ -42,12 +42,14 @@ def _dequantize(w: FrozenWeight, like: Tensor) -> Tensor:
     first, *affine = w.parts
     if not affine:
         return first.to(like.dtype)
-    scales, offsets = (part.to(like.dtype)[..., None] for part in affine)
+    # Rounded scales and offsets would have errors relative to a group's range, not to a weight.
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    scales, offsets = (part.to(dtype)[..., None] for part in affine)
     q = first.view(torch.uint8)
     if w.bits == 4:
         q = torch.stack([q & 15, q >> 4], -1).flatten(-2)
-    q = q.reshape(*scales.shape[:-1], -1).to(like.dtype)
-    return torch.addcmul(offsets, q, scales).flatten(-2)
+    q = q.reshape(*scales.shape[:-1], -1).to(dtype)
+    return torch.addcmul(offsets, q, scales).flatten(-2).to(like.dtype)
 
 
 def _embedding(table: Tensor | FrozenWeight, tokens: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376 (chunkwise form
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class MLSTMOps:
     """The mLSTM cell over a framework's array functions: parallel, chunkwise, one step."""
 
     xp: Arrays
+    matmul: Callable[[Array, Array], Array]  # that of `Ops`
 
     def mlstm_cell(
         self, q: Array, k: Array, v: Array, i: Array, f: Array, *, chunk_size: int, eps: float,
@@ -144,8 +145,9 @@ class MLSTMOps:
             entries = prepend(C, entries, xp)
         B, NH, count, *sizes = entries.shape
         flat, first = entries.flatten(-2), g.shape[-1] - count
-        states = (weights[:, :, :-1, first:] @ flat).reshape(B, NH, -1, *sizes)
-        return states, (weights[:, :, -1:, first:] @ flat).reshape(B, NH, *sizes), ms
+        states = self.matmul(weights[:, :, :-1, first:], flat).reshape(B, NH, -1, *sizes)
+        last = self.matmul(weights[:, :, -1:, first:], flat).reshape(B, NH, *sizes)
+        return states, last, ms
 
     def _stabilizer_carrier(
         self, i: Array, lf: Array, u: Array, r: Array, m: Array | None,

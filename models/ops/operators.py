@@ -99,7 +99,7 @@ class Ops(MLSTMOps, Recurrences, ABC):
         """Return x W^T, computed in the dtype of w and returned in that of x."""
 
     def matmul(self, a: Array, b: Array) -> Array:
-        """Return a (..., M, K) times b (..., K, N), also where K is all positions of a batch."""
+        """Return a (..., M, K) times b (..., K, N), of any K and N, see `MAX_SUM_TERMS`."""
         return a @ b
 
     @abstractmethod

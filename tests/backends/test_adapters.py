@@ -303,6 +303,10 @@ def test_weights_are_quantized_as_by_mlx_and_dequantized_alike_everywhere(bits):
     parts = weight.on(lambda x: torch.from_numpy(x.view(np.int32) if x.dtype.kind == "u" else x))
     for found in native.numpy().T, arrays_torch.dequantize(parts, torch.zeros(())).numpy():
         assert_close(found, np.array(exact), OP_F32)
+    both = ((arrays_torch, parts, torch.zeros(())), (arrays_mlx, weight, mx.zeros(1)))
+    for xp, own, like in both:
+        once = xp.bfloat16(xp.dequantize(own, like))
+        assert (xp.dequantize(own, xp.bfloat16(like)) == once).all()
 
 
 @pytest.mark.parametrize("family", ["large", "v1"])

@@ -226,6 +226,17 @@ def test_a_batch_in_which_nothing_is_scored_has_no_loss_and_no_gradient(name):
     assert not any(grad.any() for grad in values(grads).values())
 
 
+@on_both
+@each_of("kernels", ["eager", "native"])
+@each_of("recompute", [False, True])
+def test_a_parameter_that_does_not_reach_the_loss_has_a_gradient_of_zeros(name, kernels, recompute):
+    cfg = load_architecture("mamba swiglu", "vocab_size=23,hidden_size=16")
+    params = perturbed_params(cfg, seed=5)
+    batch = text(cfg, S=1)  # after one position there is nothing to decay
+    _, grads = bound(name, cfg, params, kernels, recompute=recompute).loss_and_grads(batch)
+    assert [key for key, grad in values(grads).items() if not grad.any()] == ["layers.0.A_log"]
+
+
 def test_units_are_dropped_where_the_package_has_it_and_a_mask_keeps_the_mean():
     block = "xlstm_block_stack.blocks"
     mixers = dict.fromkeys([f"{block}.{n}.xlstm" for n in range(3)], 0.2)

@@ -15,10 +15,16 @@ from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models import families
 from mlxhog.models.ops import operators
 from mlxhog.models.ops.eager import ops_torch
-from mlxhog.models.ops.eager.ops_torch import TorchOps, linear_on_mps, matmul_on_mps
+from mlxhog.models.ops.eager.ops_torch import (
+    TorchOps,
+    block_diagonal_on_mps,
+    linear_on_mps,
+    matmul_on_mps,
+)
 from tests.backends.untrained import lay
 from tests.models.sample import config
 from tests.pairs import each_of
+from tests.tolerances import CELL_GRADIENT_F32, assert_close
 
 LIMIT = operators.MAX_SUM_TERMS
 
@@ -47,6 +53,8 @@ class OnFaultyMPS(TorchDispatchMode):
 def on_mps(monkeypatch):
     """Plain operators of torch compute on the CPU as they do on an Apple GPU."""
     monkeypatch.setattr(TorchOps, "linear", lambda _, x, w: linear_on_mps(x, w))
+    monkeypatch.setattr(TorchOps, "matmul", lambda _, a, b: matmul_on_mps(a, b))
+    monkeypatch.setattr(TorchOps, "block_diagonal", block_diagonal_on_mps)
 
 
 def integers(*shape):
@@ -68,8 +76,23 @@ def test_a_split_product_and_its_gradients_have_the_bits_of_one_product(x, w):
     dy = integers(*one.shape)
     ours, expected = (torch.autograd.grad(y, (x, w), dy) for y in (split, one))
     assert all(map(torch.equal, (split, *ours), (one, *expected)))
-    a, b = integers(2, 3, LIMIT + 9), integers(2, LIMIT + 9, 4)
-    assert torch.equal(matmul_on_mps(a, b), a @ b)
+    for a, b in ((2, 3, LIMIT + 9), (2, LIMIT + 9, 4)), ((2, 3, 4), (2, 4, LIMIT + 9)):
+        a, b = integers(*a), integers(*b)
+        one, split = a @ b, matmul_on_mps(a, b)
+        ours, expected = (torch.autograd.grad(y.sum(), (a, b)) for y in (split, one))
+        assert all(map(torch.equal, (split, *ours), (one, *expected)))
+
+
+@pytest.mark.usefixtures("on_mps")
+def test_the_gradient_of_diagonal_blocks_has_no_longer_sum_and_the_bits_of_one():
+    x, w, b = integers(2, LIMIT // 2 + 9, 32), integers(2, 16, 16), integers(32)
+    with OnFaultyMPS() as mps:
+        (split,) = ops_torch.OPS.block_diagonal(x, [w], [b])
+        ours = torch.autograd.grad(split.sum(), (x, w, b))
+    assert max(K for _, K, _ in mps.sizes) == LIMIT
+    (one,) = operators.Ops.block_diagonal(ops_torch.OPS, x, [w], [b])
+    expected = torch.autograd.grad(one.sum(), (x, w, b))
+    assert all(map(torch.equal, (split, *ours), (one, *expected)))
 
 
 def test_no_product_of_operands_has_more_bytes_than_mps_multiplies_right(monkeypatch):
@@ -97,6 +120,25 @@ def test_the_gradient_of_a_long_vocabulary_has_no_longer_sum(monkeypatch):
     assert set(grads) == set(families.param_spec(model))
     assert max(K for _, K, _ in mps.sizes) <= longest
     assert any(N == 16 and K == longest for _, K, N in mps.sizes), "the head's gradient is a sum"
+
+
+@pytest.mark.usefixtures("on_mps")
+def test_the_gradient_of_the_forget_gates_of_a_wide_mlstm_has_no_longer_sum(monkeypatch):
+    sizes, rng = {"q": (8,), "k": (8,), "v": (16,), "i": (), "f": ()}, np.random.default_rng(0)
+    shapes = {name: (1, 70, 2, *width) for name, width in sizes.items()}  # 18 chunks
+    inputs = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+
+    def loss(p):
+        return ops_torch.OPS.mlstm_cell(**p, chunk_size=4, eps=1e-6)[0].sum()
+
+    tensors = {name: torch.from_numpy(x) for name, x in inputs.items()}
+    _, expected = ops_torch.OPS.xp.value_and_grad(loss, tensors)
+    monkeypatch.setattr(ops_torch, "MAX_SUM_TERMS", longest := 64)
+    with OnFaultyMPS(longest) as mps:
+        _, grads = ops_torch.OPS.xp.value_and_grad(loss, tensors)
+    assert max(K for _, K, _ in mps.sizes) == longest
+    for name, grad in expected.items():
+        assert_close(grads[name], grad, CELL_GRADIENT_F32, label=name)
 
 
 def test_a_worker_refuses_a_gpu_that_adds_long_sums_wrong(monkeypatch):

@@ -1,6 +1,6 @@
 """The eager operators in PyTorch, as far as `Ops` leaves them to the framework."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import cast
 
@@ -48,6 +48,13 @@ class TorchOps(Ops):
     def matmul(self, a: Tensor, b: Tensor) -> Tensor:
         return matmul_on_mps(a, b) if a.device.type == "mps" else a @ b
 
+    def block_diagonal(
+        self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None] | None = None
+    ) -> Sequence[Tensor]:
+        on_mps = x.device.type == "mps"
+        operator = block_diagonal_on_mps if on_mps else Ops.block_diagonal
+        return operator(self, x, weights, biases)
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         h = F.scaled_dot_product_attention(
@@ -92,12 +99,29 @@ def linear_on_mps(x: Tensor, w: Tensor) -> Tensor:
 
 
 def matmul_on_mps(a: Tensor, b: Tensor) -> Tensor:
-    """Return a (..., M, K) times b (..., K, N) as a sum of matmuls of smaller K."""
+    """Return a (..., M, K) times b (..., K, N) as matmuls of smaller K and N.
+
+    The gradient of a sums over the columns of b.
+    """
+    if b.shape[-1] > MAX_SUM_TERMS:
+        parts = [matmul_on_mps(a, part) for part in torch.split(b, MAX_SUM_TERMS, -1)]
+        return torch.cat(parts, -1)
     (x, *xs), (y, *ys) = (torch.split(x, MAX_SUM_TERMS, axis) for x, axis in ((a, -1), (b, -2)))
     total = x @ y
     for x, y in zip(xs, ys, strict=True):
         total = total + x @ y
     return total
+
+
+def block_diagonal_on_mps(
+    ops: TorchOps, x: Tensor, weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None] | None = None,
+) -> Sequence[Tensor]:  # fmt: skip
+    """Return `Ops.block_diagonal` of parts of the rows, over which the gradient of weights sums."""
+    rows = torch.split(x.reshape(-1, x.shape[-1]), MAX_SUM_TERMS)
+    parts = [Ops.block_diagonal(ops, part, weights, biases) for part in rows]
+    ys = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+    return [y.reshape(*x.shape[:-1], -1) for y in ys]
 
 
 OPS = TorchOps()
