@@ -215,7 +215,7 @@ def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
             values = record if isinstance(record, dict) else {}
             if "messages" in values:
                 try:
-                    talks.append(conversations.prompt(values["messages"]))
+                    talks.append(plain(conversations.prompt(values["messages"]), place))
                 except DataError as error:
                     raise ConfigError(f"{place}: {error}") from error
             elif isinstance(prompt := values.get("prompt"), str):

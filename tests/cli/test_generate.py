@@ -75,6 +75,11 @@ def test_conversations_are_prompts_with_the_text_and_the_ends_of_the_server(mode
     Path("mixed.jsonl").write_text(lines[0] + '{"prompt": "a"}\n')
     with pytest.raises(ConfigError, match="some lines have a prompt and others have messages"):
         read_prompts("mixed.jsonl")
+    for half in ("cut \ud83d", "zero\0"):  # half of an emoji, as a cut by UTF-16 units leaves it
+        talk = {"messages": [{"role": "user", "content": half}]}
+        Path("half.jsonl").write_text(lines[0] + json.dumps(talk))
+        with pytest.raises(ConfigError, match="half.jsonl:2: not UTF-8 text, or it has a zero"):
+            read_prompts("half.jsonl")
 
 
 def test_a_model_says_what_it_was_trained_on_and_how_to_ask_it_otherwise(model, capsys):
