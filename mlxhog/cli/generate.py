@@ -85,6 +85,7 @@ class Answer:
     finish_reason: str | None = None
     ttft_s: float | None = None  # seconds from the start of all answers to its first token
     weights: "tuple[LoadedWeights, LoadedWeights] | None" = None  # first and last
+    consistent: bool = True  # whether the weights of every token were
 
     def add(self, piece: "Piece", weights: "LoadedWeights", seconds: float) -> None:
         """Add a token and its text, of these weights, after so many seconds."""
@@ -93,6 +94,7 @@ class Answer:
         self.text += piece.text
         self.finish_reason = piece.finish_reason
         self.weights = (self.weights or (weights,))[0], weights
+        self.consistent &= weights.consistent
 
     def to_json(self, source: "WeightSource") -> dict[str, Any]:
         """Return what `--json` prints."""
@@ -108,7 +110,7 @@ class Answer:
                 "mode": source.mode,
                 "version_first": first.version if counts else None,
                 "version_last": last.version if counts else None,
-                "consistent": last.consistent,
+                "consistent": self.consistent,
                 "age_updates": last.age_updates,
                 "age_s": round(last.age_s, 4),
             }

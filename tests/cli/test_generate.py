@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from mlxhog.checkpoint.run import Run
-from mlxhog.cli.generate import read_prompt, read_prompts, write
+from mlxhog.cli.generate import Answer, read_prompt, read_prompts, write
 from mlxhog.data import textfiles
 from mlxhog.data.conversations import STOPS
+from mlxhog.decoding.engine import Piece
 from mlxhog.display.streams import PrintableStream
 from mlxhog.errors import ConfigError
+from mlxhog.serving.source import LoadedWeights, WeightSource
 from tests.cli.command import said, told
 from tests.saved import letters, saved_run
 
@@ -99,6 +101,18 @@ def test_a_model_says_what_it_was_trained_on_and_how_to_ask_it_otherwise(model, 
                 f"weights of checkpoint step-00000000 of run {model}, step 0 (no update yet)",
             ]
             assert text.startswith("User: hi\nAssistant:" if more else "hi")
+
+
+def test_an_answer_is_consistent_if_the_weights_of_each_of_its_tokens_are():
+    source = WeightSource()
+    source.name, source.mode = "run a", "double_buffer"
+    for oldest, is_consistent in ((12, True), (10, False)):
+        answer = Answer("p")
+        answer.add(Piece(0, 5, "a"), LoadedWeights(version=12, oldest=oldest), 0.1)
+        answer.add(Piece(0, 6, "b", "length"), LoadedWeights(version=13, oldest=13), 0.2)
+        weights = answer.to_json(source)["weights"]
+        assert (weights["version_first"], weights["version_last"]) == (12, 13)
+        assert weights["consistent"] == is_consistent
 
 
 def test_a_prompt_is_read_as_training_reads_its_text(tmp_path, monkeypatch):
