@@ -81,7 +81,7 @@ def legend_below(axes: Axes, theme: Theme) -> None:
         return
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + _LINE * math.ceil(len(labels) / columns))
-    figure.legend(
+    legend = figure.legend(
         handles[::-1],
         labels[::-1],
         loc="outside lower left",
@@ -90,6 +90,8 @@ def legend_below(axes: Axes, theme: Theme) -> None:
         fontsize=8,
         labelcolor=theme.ink,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a name with two $ is no formula
 
 
 _SHORT = 34  # longest label, in characters, of which two fit in one row
@@ -144,6 +146,7 @@ def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
     for k, record in reversed(list(enumerate(records))):  # the legend begins with the last line
         xs = record.history.column("elapsed_s") / size
         ink = LIGHT.inks[k % len(LIGHT.inks)]
+        hidden = "\u200b" * record.run.name.startswith("_")  # legends leave out a label with _
         if has_rates:
             rates.plot(xs, record.history.column("lr"), color=ink, lw=0.8, ls=":")
         larger = f"validation, {record.larger_score[1]}" if record.larger_score else ""
@@ -155,7 +158,7 @@ def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
             ys = record.history.column(name)
             known = ~np.isnan(ys)
             if known.any():
-                label = label if alone else f"{record.run.name}: {label}"
+                label = label if alone else f"{hidden}{record.run.name}: {label}"
                 axes.plot(xs[known], ys[known], color=ink, label=label, **style)
     for k, (name, bits) in enumerate(without_network(records[0]).items() if alone else ()):
         axes.axhline(bits, color=LIGHT.ink, lw=0.6, ls=":", alpha=0.5)
@@ -165,6 +168,7 @@ def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
         )  # fmt: skip
     axes.set(xlabel=f"training time, {unit}", ylabel="bits per byte")
     subject = records[0].run.name if alone else f"{len(records)} runs"
-    axes.set_title(f"bits per byte of {subject}", loc="left", color=LIGHT.ink, fontsize=10)
+    title = f"bits per byte of {subject}"
+    axes.set_title(title, loc="left", color=LIGHT.ink, fontsize=10, parse_math=False)
     legend_below(axes, LIGHT)
     return picture(figure, kind)

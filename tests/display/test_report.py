@@ -26,6 +26,17 @@ def report(capsys, *words):
         return file.read(), output
 
 
+def test_the_picture_shows_the_name_of_a_run_as_it_is(tmp_path, monkeypatch):
+    names = ["cost_$5_$10", "x$^$", "_a"]
+    runs = [RunRecord(write_run(tmp_path, name, metrics=lines(3))) for name in names]
+    for shown in (runs, runs[:1]):
+        assert charts.losses(shown).startswith(b"\x89PNG")
+    monkeypatch.setattr(charts, "picture", lambda figure, kind: figure)
+    (legend,) = charts.losses(runs).legends
+    labels = [text.get_text().strip("\u200b") for text in legend.get_texts()]
+    assert labels == [f"{name}: training" for name in names]
+
+
 @pytest.mark.slow
 def test_the_picture_names_its_runs_of_any_script_and_explains_its_lines(tmp_path, monkeypatch):
     other = RunRecord(write_run(tmp_path, "\u6587 \u0e01", metrics=lines(3)))
