@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxhog.progress import NGRAM
 
@@ -128,6 +129,11 @@ def without_network(record: RunRecord) -> dict[str, float]:
     return {shown: baselines[name] for name, shown in BASELINES.items() if name in baselines}
 
 
+def _marker(values: NDArray[np.float64]) -> str:
+    """Return the marker of a line: a line of one point alone would leave no ink."""
+    return "." if np.isfinite(values).sum() == 1 else ""
+
+
 def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
     """Return a figure with the bits per byte of all runs over time, as one of `FORMATS`.
 
@@ -148,7 +154,8 @@ def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
         ink = LIGHT.inks[k % len(LIGHT.inks)]
         hidden = "\u200b" * record.run.name.startswith("_")  # legends leave out a label with _
         if has_rates:
-            rates.plot(xs, record.history.column("lr"), color=ink, lw=0.8, ls=":")
+            lr = record.history.column("lr")
+            rates.plot(xs, lr, color=ink, lw=0.8, ls=":", marker=_marker(lr))
         larger = f"validation, {record.larger_score[1]}" if record.larger_score else ""
         for name, label, style in (
             ("final_bits_per_byte", larger, LARGER),
@@ -159,6 +166,7 @@ def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
             known = ~np.isnan(ys)
             if known.any():
                 label = label if alone else f"{hidden}{record.run.name}: {label}"
+                style = {"marker": _marker(ys), **style}
                 axes.plot(xs[known], ys[known], color=ink, label=label, **style)
     for k, (name, bits) in enumerate(without_network(records[0]).items() if alone else ()):
         axes.axhline(bits, color=LIGHT.ink, lw=0.6, ls=":", alpha=0.5)
