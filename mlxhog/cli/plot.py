@@ -41,12 +41,13 @@ def run(config: ReportOptions) -> CommandResult:
             )
     differ = different_texts(records)
     path = config.write(records, "losses.png", charts.losses(records, kind))
-    columns = ("train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte")
+    columns = ("train_bits_per_byte", "val_bits_per_byte")
     runs = [
         {
             "name": each.run.name,
             "lines": len(each.history),
             **{name: each.last(name) for name in columns},
+            "final_bits_per_byte": each.progress.final_bits_per_byte,
             "val_step": each.progress.val_step,
             "validation": each.status.get("validation"),
         }

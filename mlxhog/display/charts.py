@@ -156,9 +156,9 @@ def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
         if has_rates:
             lr = record.history.column("lr")
             rates.plot(xs, lr, color=ink, lw=0.8, ls=":", marker=_marker(lr))
-        larger = f"validation, {record.larger_score[1]}" if record.larger_score else ""
+        share = record.larger_score[1] if record.larger_score else "more text"  # of before a resume
         for name, label, style in (
-            ("final_bits_per_byte", larger, LARGER),
+            ("final_bits_per_byte", f"validation, {share}", LARGER),
             ("val_bits_per_byte", "validation", VALIDATION),
             ("train_bits_per_byte", "training", TRAINING),
         ):

@@ -45,6 +45,15 @@ def test_the_picture_has_a_dot_for_the_only_number_of_a_run(tmp_path, monkeypatc
         assert drawn == [marker, marker]
 
 
+def test_the_picture_names_the_star_of_before_a_resume(tmp_path, monkeypatch):
+    monkeypatch.setattr(charts, "picture", lambda figure, kind: figure)
+    metrics = list(lines(9))
+    metrics[4] |= {"final_bits_per_byte": 2.0, "final_share": 0.2}
+    (legend,) = charts.losses([RunRecord(write_run(tmp_path, metrics=metrics))]).legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["training", "validation", "validation, more text"]
+
+
 def test_the_picture_shows_the_name_of_a_run_as_it_is(tmp_path, monkeypatch):
     names = ["cost_$5_$10", "x$^$", "_a"]
     runs = [RunRecord(write_run(tmp_path, name, metrics=lines(3))) for name in names]
