@@ -182,8 +182,12 @@ def test_plot_draws_runs_on_one_scale_and_says_what_it_cannot(tmp_path, capsys, 
     (note,) = (n for n in told(capsys, "plot", "one", "old")["notes"] if "different text" in n)
     assert "-one (66 kB, 8%, data" in note
     assert "old (not recorded, data" in note
-    write_run(tmp_path / "runs", "new")
-    refused(capsys, "new has no numbers yet", "plot", "new")
+    new = write_run(tmp_path / "runs", "new")
+    ended = "the run new has no training loss, and is done; mlxhog show new describes it"
+    refused(capsys, ended, "plot", "new")
+    new.write_status({"status": "running"})
+    with new.lock():
+        refused(capsys, "new has no numbers yet", "plot", "new")
 
 
 @pytest.mark.slow
