@@ -15,9 +15,9 @@ import sys
 import time
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from mlxhog.base.paths import expanded
 from mlxhog.cli.frame import CommandResult, Download, Json, Plugins, command, model_argument, option
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.display.streams import printable_answer, verbatim
@@ -210,10 +210,11 @@ def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
 
     where = f"--prompt-file {spec}"
     prompts, talks = list[str](), list[str]()
-    if Path(spec).suffix.lower() not in textfiles.LINES_SUFFIXES:
+    path = expanded(spec)
+    if path.suffix.lower() not in textfiles.LINES_SUFFIXES:
         prompts += [line for line in _read(spec, where).split("\n") if line.strip()]
     else:
-        for place, record in textfiles.records(Path(spec)):
+        for place, record in textfiles.records(path):
             values = record if isinstance(record, dict) else {}
             if "messages" in values:
                 try:
@@ -243,7 +244,7 @@ def _read(spec: str, what: str) -> str:
 
     try:
         # A file, or a pipe, as `--prompt-file <(...)` gives.
-        with nullcontext(sys.stdin.buffer) if spec == "-" else open(spec, "rb") as file:
+        with nullcontext(sys.stdin.buffer) if spec == "-" else open(expanded(spec), "rb") as file:
             content = reading.read_all(file, reading.MAX_BYTES)
     except (OSError, ValueError) as error:
         reason = darwin.reason(error) if isinstance(error, OSError) else error

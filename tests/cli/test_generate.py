@@ -123,9 +123,13 @@ def test_a_prompt_is_read_as_training_reads_its_text(tmp_path, monkeypatch):
         assert read_prompt(f"@{path}").encode() == document == b"one\ntwo\n"
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
         assert read_prompts("-") == read_prompts(str(path)) == (["one", "two"], ())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_prompt("@~/a").encode() == document
+    assert read_prompts("~/a") == (["one", "two"], ())
     assert read_prompt("one\r\ntwo\n").encode() == document
     lines.write_text('\ufeff{"prompt": "one\\r\\ntwo\\n"}\r\n')
-    assert read_prompts(str(lines)) == ([document.decode()], ())
+    for spec in (str(lines), "~/a.ndjson"):
+        assert read_prompts(spec) == ([document.decode()], ())
     path.write_bytes("never wait, never lock".encode("utf-16-le"))
     with pytest.raises(ConfigError, match="zero byte.*save it as UTF-8"):
         read_prompt(f"@{path}")
