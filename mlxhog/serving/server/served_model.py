@@ -133,7 +133,6 @@ class ServedModel:
         how: dict[str, Any] = {one.name: getattr(config, one.name) for one in fields(LoadOptions)}
         self.model: LoadedModel = load(name, **how, say=say, pause=pause)
         self._follower = self.model.follower
-        self._run = self.model.run  # also once its checkpoint of now is removed
         new = partial(
             DecodingEngine, tokenizer=self.model.tokenizer, batch_size=config.batch_size,
             prefill_chunk=PREFILL_CHUNK,
@@ -282,8 +281,7 @@ class ServedModel:
     def _update_health(self, loaded: LoadedWeights) -> None:
         source, now = self._follower.source, monotonic()
         if now - self._polled >= POLL_S:
-            self._polled = now
-            self._trains = self._run is not None and self._run.is_locked()
+            self._polled, self._trains = now, source.trains()
         self.weights = {
             "weights": source.name,
             "note": source.note if source.note and self._trains else None,
