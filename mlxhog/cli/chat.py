@@ -124,13 +124,19 @@ def _messages(*, is_terminal: bool) -> Iterator[str]:
         if is_terminal:
             sys.stdout.flush()
             try:
-                line: str | bytes = input("> ")
+                text = plain(input("> "), "standard input")
             except EOFError:
                 print()
                 return
-        elif not (line := sys.stdin.buffer.readline(MAX_LINE_BYTES)):
+            except (UnicodeDecodeError, ConfigError):
+                again = "this line is not UTF-8 text, or it has a zero byte; type it again"
+                print(again, file=sys.stderr, flush=True)
+                continue
+        elif line := sys.stdin.buffer.readline(MAX_LINE_BYTES):
+            text = plain(line, "standard input")
+        else:
             return
-        if text := plain(line, "standard input").strip():
+        if text := text.strip():
             yield text
 
 

@@ -15,9 +15,9 @@ import sys
 import time
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from mlxhog.base.paths import expanded
 from mlxhog.cli.frame import CommandResult, Download, Json, Plugins, command, model_argument, option
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.display.streams import printable_answer, verbatim
@@ -85,6 +85,7 @@ class Answer:
     finish_reason: str | None = None
     ttft_s: float | None = None  # seconds from the start of all answers to its first token
     weights: "tuple[LoadedWeights, LoadedWeights] | None" = None  # first and last
+    consistent: bool = True  # whether the weights of every token were
 
     def add(self, piece: "Piece", weights: "LoadedWeights", seconds: float) -> None:
         """Add a token and its text, of these weights, after so many seconds."""
@@ -93,6 +94,7 @@ class Answer:
         self.text += piece.text
         self.finish_reason = piece.finish_reason
         self.weights = (self.weights or (weights,))[0], weights
+        self.consistent &= weights.consistent
 
     def to_json(self, source: "WeightSource") -> dict[str, Any]:
         """Return what `--json` prints."""
@@ -108,7 +110,7 @@ class Answer:
                 "mode": source.mode,
                 "version_first": first.version if counts else None,
                 "version_last": last.version if counts else None,
-                "consistent": last.consistent,
+                "consistent": self.consistent,
                 "age_updates": last.age_updates,
                 "age_s": round(last.age_s, 4),
             }
@@ -208,14 +210,15 @@ def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
 
     where = f"--prompt-file {spec}"
     prompts, talks = list[str](), list[str]()
-    if Path(spec).suffix.lower() not in textfiles.LINES_SUFFIXES:
+    path = expanded(spec)
+    if path.suffix.lower() not in textfiles.LINES_SUFFIXES:
         prompts += [line for line in _read(spec, where).split("\n") if line.strip()]
     else:
-        for place, record in textfiles.records(Path(spec)):
+        for place, record in textfiles.records(path):
             values = record if isinstance(record, dict) else {}
             if "messages" in values:
                 try:
-                    talks.append(conversations.prompt(values["messages"]))
+                    talks.append(plain(conversations.prompt(values["messages"]), place))
                 except DataError as error:
                     raise ConfigError(f"{place}: {error}") from error
             elif isinstance(prompt := values.get("prompt"), str):
@@ -241,7 +244,7 @@ def _read(spec: str, what: str) -> str:
 
     try:
         # A file, or a pipe, as `--prompt-file <(...)` gives.
-        with nullcontext(sys.stdin.buffer) if spec == "-" else open(spec, "rb") as file:
+        with nullcontext(sys.stdin.buffer) if spec == "-" else open(expanded(spec), "rb") as file:
             content = reading.read_all(file, reading.MAX_BYTES)
     except (OSError, ValueError) as error:
         reason = darwin.reason(error) if isinstance(error, OSError) else error

@@ -9,12 +9,13 @@ Examples:
     plot sotu notes --output compared.pdf
 """
 
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mlxhog.cli.frame import CommandResult, command
+from mlxhog.cli.frame import CommandResult, command, short_name
 from mlxhog.cli.report import ReportOptions, suffix_of
 from mlxhog.display.metrics import format_loss
 from mlxhog.display.streams import wrapped
@@ -35,18 +36,20 @@ def run(config: ReportOptions) -> CommandResult:
     records = config.records()
     for each in records:
         if each.last("train_bits_per_byte") is None:
-            raise RunError(
-                f"the run {each.run.name} has no numbers yet; the first come two seconds after "
-                "training begins"
-            )
+            why = "no numbers yet; the first come two seconds after training begins"
+            if not each.is_running:
+                word = shlex.quote(short_name(each.run.directory))
+                why = f"no training loss, and is {each.state}; mlxhog show {word} describes it"
+            raise RunError(f"the run {each.run.name} has {why}")
     differ = different_texts(records)
     path = config.write(records, "losses.png", charts.losses(records, kind))
-    columns = ("train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte")
+    columns = ("train_bits_per_byte", "val_bits_per_byte")
     runs = [
         {
             "name": each.run.name,
             "lines": len(each.history),
             **{name: each.last(name) for name in columns},
+            "final_bits_per_byte": each.progress.final_bits_per_byte,
             "val_step": each.progress.val_step,
             "validation": each.status.get("validation"),
         }

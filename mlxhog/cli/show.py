@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
     from mlxhog.models.families import ModelConfig
 
-_LAST = (
-    "step", "tokens", "elapsed_s", "loss", "train_bits_per_byte", "val_bits_per_byte",
-    "final_bits_per_byte",
-)  # fmt: skip
+_LAST = ("step", "tokens", "elapsed_s", "loss", "train_bits_per_byte", "val_bits_per_byte")
+_EVALUATED = ("final_bits_per_byte", "val_step")  # of the newest evaluation
 
 
 @command()
@@ -57,7 +55,7 @@ def run(config: OneRun) -> CommandResult:
         "checkpoints": [*names[:-1], *(f"{name} (latest)" for name in names[-1:])],
         "validation": status.get("validation"),
         "last": {name: record.last(name) for name in _LAST}
-        | {"val_step": record.progress.val_step},
+        | {name: getattr(record.progress, name) for name in _EVALUATED},
         "baselines": dict(record.progress.baselines),
         "first_step_s": record.progress.first_step_s,
         "shares": record.shares(),

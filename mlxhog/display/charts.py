@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxhog.progress import NGRAM
 
@@ -81,7 +82,7 @@ def legend_below(axes: Axes, theme: Theme) -> None:
         return
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + _LINE * math.ceil(len(labels) / columns))
-    figure.legend(
+    legend = figure.legend(
         handles[::-1],
         labels[::-1],
         loc="outside lower left",
@@ -90,6 +91,8 @@ def legend_below(axes: Axes, theme: Theme) -> None:
         fontsize=8,
         labelcolor=theme.ink,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a name with two $ is no formula
 
 
 _SHORT = 34  # longest label, in characters, of which two fit in one row
@@ -126,6 +129,11 @@ def without_network(record: RunRecord) -> dict[str, float]:
     return {shown: baselines[name] for name, shown in BASELINES.items() if name in baselines}
 
 
+def _marker(values: NDArray[np.float64]) -> str:
+    """Return the marker of a line: a line of one point alone would leave no ink."""
+    return "." if np.isfinite(values).sum() == 1 else ""
+
+
 def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
     """Return a figure with the bits per byte of all runs over time, as one of `FORMATS`.
 
@@ -144,18 +152,21 @@ def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
     for k, record in reversed(list(enumerate(records))):  # the legend begins with the last line
         xs = record.history.column("elapsed_s") / size
         ink = LIGHT.inks[k % len(LIGHT.inks)]
+        hidden = "\u200b" * record.run.name.startswith("_")  # legends leave out a label with _
         if has_rates:
-            rates.plot(xs, record.history.column("lr"), color=ink, lw=0.8, ls=":")
-        larger = f"validation, {record.larger_score[1]}" if record.larger_score else ""
+            lr = record.history.column("lr")
+            rates.plot(xs, lr, color=ink, lw=0.8, ls=":", marker=_marker(lr))
+        share = record.larger_score[1] if record.larger_score else "more text"  # of before a resume
         for name, label, style in (
-            ("final_bits_per_byte", larger, LARGER),
+            ("final_bits_per_byte", f"validation, {share}", LARGER),
             ("val_bits_per_byte", "validation", VALIDATION),
             ("train_bits_per_byte", "training", TRAINING),
         ):
             ys = record.history.column(name)
             known = ~np.isnan(ys)
             if known.any():
-                label = label if alone else f"{record.run.name}: {label}"
+                label = label if alone else f"{hidden}{record.run.name}: {label}"
+                style = {"marker": _marker(ys), **style}
                 axes.plot(xs[known], ys[known], color=ink, label=label, **style)
     for k, (name, bits) in enumerate(without_network(records[0]).items() if alone else ()):
         axes.axhline(bits, color=LIGHT.ink, lw=0.6, ls=":", alpha=0.5)
@@ -165,6 +176,7 @@ def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
         )  # fmt: skip
     axes.set(xlabel=f"training time, {unit}", ylabel="bits per byte")
     subject = records[0].run.name if alone else f"{len(records)} runs"
-    axes.set_title(f"bits per byte of {subject}", loc="left", color=LIGHT.ink, fontsize=10)
+    title = f"bits per byte of {subject}"
+    axes.set_title(title, loc="left", color=LIGHT.ink, fontsize=10, parse_math=False)
     legend_below(axes, LIGHT)
     return picture(figure, kind)

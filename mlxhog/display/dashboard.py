@@ -72,7 +72,8 @@ class Dashboard:
             return
         record.refresh()
         self._polled_s = monotonic()
-        news = (len(history), history.newest, len(record.events), record.status, record.notes)
+        written = len(history), history.newest, len(record.events)
+        news = (*written, record.status, record.config, record.notes)
         if news != self._news:
             self._news, self._text = news, report([record], buttons=BUTTONS)
             self._tag = f'"{hashlib.sha256(self._text.encode()).hexdigest()[:16]}"'

@@ -68,6 +68,7 @@ class RunRecord:
         self.run = run
         self.history = History(run.metrics_path)
         self.config: dict[str, object] = {}
+        self._config_file = (-1, -1)
         self.events: list[RunEvent] = []
         self._event_file = GrowingFile(run.events_path)
         self.last = self.history.last
@@ -92,10 +93,13 @@ class RunRecord:
                     self.events.append(read(RunEvent, {"text": record.get("path", ""), **record}))
         except OSError as error:
             raise RunError(f"{error.filename} cannot be read: {darwin.reason(error)}") from error
-        if not self.config:
-            with suppress(ConfigError):  # it is not written yet
+        with suppress(OSError, ConfigError):  # it is not written yet
+            status = self.run.config_path.stat()
+            # The end of a run's start replaces it, and so does a resume.
+            if self._config_file != (file := (status.st_ino, status.st_mtime_ns)):
                 options = read_yaml(self.run.config_path)
                 self.config = {name: value for name, (value, _) in options.items()}
+                self._config_file = file
         self.notes = list(self._notes())
         self.samples = [event for event in self.events if event.kind == "sample"]
         sample = self.samples[-1].text if self.samples else None

@@ -133,7 +133,7 @@ class LoadedModel:
         """
         sampling = resolve(Sampling, [of_keywords("generate()", options)])
         texts = tuple(_text("stop string", one) for one in stop_strings(stop, "generate(): stop"))
-        pieces = self.answer([_text("prompt", prompt)], replace(sampling, stop=texts))
+        pieces = self.answer([prompt], replace(sampling, stop=texts))
         return (piece.text for piece in pieces if piece.text)
 
     def answer(self, prompts: Sequence[str], sampling: Sampling) -> Iterator[Piece]:
@@ -142,10 +142,11 @@ class LoadedModel:
         Raises:
             ConfigError: prompt and answer have more tokens than the model has positions for, or the
                 model was closed.
+            DataError: a prompt is not a Unicode text.
             Diverged: the model's logits are not finite.
         """
         self._refresh()
-        ids = [self.tokenizer.encode(prompt.encode()) for prompt in prompts]
+        ids = [self.tokenizer.encode(_text("prompt", one).encode()) for one in prompts]
         most = max((len(tokens) for tokens in ids), default=0)
         families.check_length(self.config, most + sampling.max_new_tokens)
         pieces = answer(

@@ -118,16 +118,21 @@ def _open_run(run: Run, weights: str, mode: str) -> Opened:
 
 def _after(run: Run, weights: str, mode: str, version: int) -> WeightSource | None:
     """Open the resumed run, or a checkpoint after a version; None if neither can be read now."""
+    note = ""
     if mode != CHECKPOINT and run.is_locked():
-        with suppress(MlxhogError, OSError):  # silent, starting, or another version
+        try:
             live, *_ = _attached(run, weights, mode, SOON_S)
             if not live.ended():
                 return live
             live.close()
+        except NoWeights as reason:
+            note = f"{reason}, so its newest checkpoint is read"
+        except (MlxhogError, OSError):  # another version
+            pass
     with suppress(MlxhogError, OSError):  # its files are being written, or have another version
         path = checkpoint.choose(run)
         if manifest.read(path)["step"] > version:
-            return CheckpointWeights(formats.open(path), mode, weights)
+            return CheckpointWeights(formats.open(path), mode, weights, note)
     return None
 
 

@@ -93,6 +93,10 @@ class WeightSource:
         """Whether the run has ended, so that the weights do not change any more."""
         return True
 
+    def trains(self) -> bool:
+        """Whether a process trains the run of these weights now."""
+        return not self.ended()
+
     def close(self) -> None:
         """Let go of the run."""
 
@@ -109,8 +113,8 @@ class CheckpointWeights(WeightSource):
         self._opened, self.weights, self.note = opened, weights, note
         self._tensors = opened.tensors
         self.mode = READ_MODES[0] if mode == CHECKPOINT else mode
-        path, run = opened.path, run_of(opened.path)
-        of_run = "" if run is None else f" of run {run.name}"
+        path, self._run = opened.path, run_of(opened.path)
+        of_run = "" if self._run is None else f" of run {self._run.name}"
         self.name = f"checkpoint {hub.title(path) or path.name}{of_run}"
         self.counts_updates = (path / manifest.NAME).is_file()
         record: dict[str, Any] = {"step": 0, "state": {}}
@@ -130,6 +134,10 @@ class CheckpointWeights(WeightSource):
         not_finite = backend.load(self._opened.config, self._tensors, weights=self.weights)
         refuse_not_finite(not_finite, self._opened.path)
         return LoadedWeights(version=self._version, oldest=self._version)
+
+    def trains(self) -> bool:
+        """Whether a process trains the checkpoint's run now."""
+        return self._run is not None and self._run.is_locked()
 
     def close(self) -> None:
         """Release the files."""

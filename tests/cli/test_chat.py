@@ -105,16 +105,22 @@ def test_a_line_that_is_no_text_is_refused(line, run, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_an_answer_and_then_the_chat(run, tmp_path):
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # of a locale with a language, C
+def test_on_a_terminal_no_text_is_asked_again_and_ctrl_c_ends_an_answer_and_then_the_chat(
+    errors, run, tmp_path
+):
     ours, theirs = pty.openpty()
     words = [sys.executable, "-m", "mlxhog", "chat", run, "--max-new-tokens=10000000", "--seed=2"]
     how = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "cwd": tmp_path}
+    how["env"] = os.environ | {"PYTHONIOENCODING": f"utf-8:{errors}"}
     with subprocess.Popen(words, start_new_session=True, **how) as child:
         os.close(theirs)
         shown = until(ours, "> ")
         assert "Ctrl-C ends an answer" in shown
         os.write(ours, b"/what\n")
         assert "no command /what; commands are /reset" in until(ours, "> ")
+        os.write(ours, b"caf\xff\n")
+        assert "this line is not UTF-8 text" in until(ours, "again\r\n> ")
         os.write(ours, b"Hello\n")
         until(ours, "ggg", "fff", "hhh", "iii", "eee")  # the answer has begun
         os.kill(child.pid, signal.SIGINT)

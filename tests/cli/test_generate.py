@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from mlxhog.checkpoint.run import Run
-from mlxhog.cli.generate import read_prompt, read_prompts, write
+from mlxhog.cli.generate import Answer, read_prompt, read_prompts, write
 from mlxhog.data import textfiles
 from mlxhog.data.conversations import STOPS
+from mlxhog.decoding.engine import Piece
 from mlxhog.display.streams import PrintableStream
 from mlxhog.errors import ConfigError
+from mlxhog.serving.source import LoadedWeights, WeightSource
 from tests.cli.command import said, told
 from tests.saved import letters, saved_run
 
@@ -75,6 +77,11 @@ def test_conversations_are_prompts_with_the_text_and_the_ends_of_the_server(mode
     Path("mixed.jsonl").write_text(lines[0] + '{"prompt": "a"}\n')
     with pytest.raises(ConfigError, match="some lines have a prompt and others have messages"):
         read_prompts("mixed.jsonl")
+    for half in ("cut \ud83d", "zero\0"):  # half of an emoji, as a cut by UTF-16 units leaves it
+        talk = {"messages": [{"role": "user", "content": half}]}
+        Path("half.jsonl").write_text(lines[0] + json.dumps(talk))
+        with pytest.raises(ConfigError, match="half.jsonl:2: not UTF-8 text, or it has a zero"):
+            read_prompts("half.jsonl")
 
 
 def test_a_model_says_what_it_was_trained_on_and_how_to_ask_it_otherwise(model, capsys):
@@ -96,6 +103,18 @@ def test_a_model_says_what_it_was_trained_on_and_how_to_ask_it_otherwise(model, 
             assert text.startswith("User: hi\nAssistant:" if more else "hi")
 
 
+def test_an_answer_is_consistent_if_the_weights_of_each_of_its_tokens_are():
+    source = WeightSource()
+    source.name, source.mode = "run a", "double_buffer"
+    for oldest, is_consistent in ((12, True), (10, False)):
+        answer = Answer("p")
+        answer.add(Piece(0, 5, "a"), LoadedWeights(version=12, oldest=oldest), 0.1)
+        answer.add(Piece(0, 6, "b", "length"), LoadedWeights(version=13, oldest=13), 0.2)
+        weights = answer.to_json(source)["weights"]
+        assert (weights["version_first"], weights["version_last"]) == (12, 13)
+        assert weights["consistent"] == is_consistent
+
+
 def test_a_prompt_is_read_as_training_reads_its_text(tmp_path, monkeypatch):
     path, lines = tmp_path / "a", tmp_path / "a.ndjson"
     for content in (b"\xef\xbb\xbfone\r\ntwo\r\n", b"one\ntwo\n"):
@@ -104,9 +123,13 @@ def test_a_prompt_is_read_as_training_reads_its_text(tmp_path, monkeypatch):
         assert read_prompt(f"@{path}").encode() == document == b"one\ntwo\n"
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
         assert read_prompts("-") == read_prompts(str(path)) == (["one", "two"], ())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_prompt("@~/a").encode() == document
+    assert read_prompts("~/a") == (["one", "two"], ())
     assert read_prompt("one\r\ntwo\n").encode() == document
     lines.write_text('\ufeff{"prompt": "one\\r\\ntwo\\n"}\r\n')
-    assert read_prompts(str(lines)) == ([document.decode()], ())
+    for spec in (str(lines), "~/a.ndjson"):
+        assert read_prompts(spec) == ([document.decode()], ())
     path.write_bytes("never wait, never lock".encode("utf-16-le"))
     with pytest.raises(ConfigError, match="zero byte.*save it as UTF-8"):
         read_prompt(f"@{path}")

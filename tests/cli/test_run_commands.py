@@ -142,6 +142,16 @@ def test_plot_and_report_write_below_the_home_that_a_tilde_means(tmp_path, capsy
         assert Path(path).is_file()
 
 
+def test_the_final_score_of_before_a_resume_is_not_that_of_its_newest_evaluation(tmp_path, capsys):
+    metrics = list(lines(20, workers=2))
+    metrics[4] |= {"final_bits_per_byte": 2.0, "final_share": 1.0, "val_step": 100}
+    metrics[19] |= {"val_step": 400}
+    run = write_run(tmp_path, metrics=metrics)
+    (plotted,) = told(capsys, "plot", run.directory)["runs"]
+    for scores in (plotted, told(capsys, "show", run.directory)["last"]):
+        assert (scores["final_bits_per_byte"], scores["val_step"]) == (None, 400)
+
+
 def test_plot_draws_runs_on_one_scale_and_says_what_it_cannot(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
@@ -172,8 +182,12 @@ def test_plot_draws_runs_on_one_scale_and_says_what_it_cannot(tmp_path, capsys, 
     (note,) = (n for n in told(capsys, "plot", "one", "old")["notes"] if "different text" in n)
     assert "-one (66 kB, 8%, data" in note
     assert "old (not recorded, data" in note
-    write_run(tmp_path / "runs", "new")
-    refused(capsys, "new has no numbers yet", "plot", "new")
+    new = write_run(tmp_path / "runs", "new")
+    ended = "the run new has no training loss, and is done; mlxhog show new describes it"
+    refused(capsys, ended, "plot", "new")
+    new.write_status({"status": "running"})
+    with new.lock():
+        refused(capsys, "new has no numbers yet", "plot", "new")
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from mlxhog.base.durable import replace_file
 from mlxhog.display.record import RunRecord
 from mlxhog.display.run_page import report
 from tests.display.sample_run import EVENTS, append, event, lines, write_run
@@ -62,6 +63,9 @@ def test_a_page_is_sent_again_only_when_the_run_has_news(tmp_path, serve):
         file.write(json.dumps(event("sample", "fresh text")) + "\n")
     tag, page = news(tag)
     assert b"fresh text" in page
+    replace_file(run.config_path, b"strategy: sync\n")  # as the end of a start does
+    tag, page = news(tag)
+    assert re.search(rb"Differs from the defaults: (.*)</p>", page)[1] == b"strategy sync"
     run.drop_metrics_after(step=20, elapsed_s=2.0)  # as a resume does
     _, page = news(tag)
     assert run_in(page)["axes"]["step"] == [20]

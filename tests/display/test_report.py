@@ -18,12 +18,51 @@ from tests.mad.report.sample import TASKS, study
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
 
+INK = """chart => {
+  const canvas = document.querySelector(`#${chart} canvas`);
+  const { width, height } = canvas;
+  const ink = getComputedStyle(document.documentElement).getPropertyValue("--ink-0");
+  const rgb = ink.match(/[0-9a-f]{2}/gi).map((hex) => parseInt(hex, 16));
+  const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+  return data.filter((_, k) => k % 4 === 0 && rgb.every((v, j) => data[k + j] === v)).length;
+}"""
+"""The number of pixels of a chart in the color of training."""
+
 
 def report(capsys, *words):
     """Run the command, which succeeds; returns the page and what --json said."""
     output = told(capsys, "report", *words)
     with open(output["report"], encoding="utf-8") as file:
         return file.read(), output
+
+
+def test_the_picture_has_a_dot_for_the_only_number_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(charts, "picture", lambda figure, kind: figure)
+    for n, marker in ((1, "."), (2, "")):
+        metrics = [{**line, "lr": 0.01} for line in lines(n)]
+        figure = charts.losses([RunRecord(write_run(tmp_path, str(n), metrics=metrics))])
+        drawn = [line.get_marker() for axes in figure.axes for line in axes.lines]
+        assert drawn == [marker, marker]
+
+
+def test_the_picture_names_the_star_of_before_a_resume(tmp_path, monkeypatch):
+    monkeypatch.setattr(charts, "picture", lambda figure, kind: figure)
+    metrics = list(lines(9))
+    metrics[4] |= {"final_bits_per_byte": 2.0, "final_share": 0.2}
+    (legend,) = charts.losses([RunRecord(write_run(tmp_path, metrics=metrics))]).legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["training", "validation", "validation, more text"]
+
+
+def test_the_picture_shows_the_name_of_a_run_as_it_is(tmp_path, monkeypatch):
+    names = ["cost_$5_$10", "x$^$", "_a"]
+    runs = [RunRecord(write_run(tmp_path, name, metrics=lines(3))) for name in names]
+    for shown in (runs, runs[:1]):
+        assert charts.losses(shown).startswith(b"\x89PNG")
+    monkeypatch.setattr(charts, "picture", lambda figure, kind: figure)
+    (legend,) = charts.losses(runs).legends
+    labels = [text.get_text().strip("\u200b") for text in legend.get_texts()]
+    assert labels == [f"{name}: training" for name in names]
 
 
 @pytest.mark.slow
@@ -149,6 +188,17 @@ def test_before_there_are_numbers_nothing_is_drawn_empty(tmp_path, capsys, visit
         headings = page.locator("h2:visible").all_inner_texts()
         assert headings == ["Run and machine", "Configuration", "Commands"]
         assert not re.search(r"nan|undefined|null|infinity", text, re.I)
+
+
+@pytest.mark.slow
+def test_a_browser_draws_a_dot_for_the_only_number_of_a_run(tmp_path, capsys, visit):
+    run = write_run(tmp_path, metrics=lines(1))
+    report(capsys, run.directory)
+    window = visit()
+    page = window.open(f"file://{run.directory}/report.html")
+    for chart in ("bits", "loss"):
+        assert page.evaluate(INK, chart) > 10
+    assert window.troubles == []
 
 
 @pytest.mark.slow

@@ -14,7 +14,9 @@ from mlxhog import load, train
 from mlxhog.arena import Arena, plan, requests
 from mlxhog.arena.requests import socket_path
 from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint.checkpoint import write_model
 from mlxhog.checkpoint.run import RUNNING
+from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import ArenaError, RunError
 from mlxhog.models.families import param_spec
 from mlxhog.serving import source as sources
@@ -89,6 +91,7 @@ def test_a_resumed_run_that_cannot_be_read_is_followed_by_its_checkpoints(
     why, tmp_path, monkeypatch
 ):
     run = saved_run(tmp_path)
+    write_model(run.architecture, SMALL, ByteTokenizer())
     model = load(run.name, runs_dir=tmp_path, backend="torch:cpu")
     monkeypatch.setattr(sources, "POLL_S", 0.0)
     monkeypatch.setattr(sources, "LOADING_SHARE", 1e9)
@@ -103,6 +106,8 @@ def test_a_resumed_run_that_cannot_be_read_is_followed_by_its_checkpoints(
         for step in (5, 10):
             save(run, step=step)
             assert model.follower.refresh(in_sequence=False).version == step
+            note = model.follower.source.note
+            assert ("publishes no snapshots" in note) == (why == "no copies")
     model.close()
 
 

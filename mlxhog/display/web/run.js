@@ -118,12 +118,14 @@ const drawn = (() => {
         labelFont: font, ...(axis === "time" ? { incrs: SECONDS } : {}), space: 60,
         values: (u, ticks) => ticks.map(format) },
       { ...look, size: 48, values: (u, ticks) => ticks.map(short) }],
-      series: [{}, ...all.map(({ name, kind, ink, isMark }) => {
+      series: [{}, ...all.map(({ name, kind, values, ink, isMark }) => {
         const dots = { size: 6, fill: ink }, stars = { size: 11, width: 2, fill: css("--paper") };
+        const isPoint = values.filter((v) => v !== null).length === 1;  // a line without ink
         return { label: name, stroke: ink, spanGaps: true,
           width: isMark || kind === "validation" ? 1 : 1.5,
           dash: isMark ? [2, 4] : !alone && kind === "validation" ? [6, 4] : undefined,
-          points: { show: kind.startsWith("validation"), ...(kind === "validation" ? dots : stars) } };
+          points: { show: isPoint || kind.startsWith("validation"),
+            ...(kind.startsWith("validation,") ? stars : dots) } };
       })],
     }, data, box);
     read(chart.plot, legend, all);

@@ -281,10 +281,10 @@ class ServedModel:
     def _update_health(self, loaded: LoadedWeights) -> None:
         source, now = self._follower.source, monotonic()
         if now - self._polled >= POLL_S:
-            self._polled, self._trains = now, not source.ended()
+            self._polled, self._trains = now, source.trains()
         self.weights = {
             "weights": source.name,
-            "note": source.note or None,
+            "note": source.note if source.note and self._trains else None,
             "training": self._trains,
             "version": loaded.version if source.counts_updates else None,
             "newest": source.newest() if source.counts_updates else None,

@@ -1,6 +1,7 @@
 """The served model: newer weights between tokens, errors of the model, many clients."""
 
 import asyncio
+import shutil
 import threading
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from mlxhog.serving.server.requests import RefusedRequest
 from mlxhog.serving.server.served_model import AnswerJob, ServedModel
 from mlxhog.serving.source import LoadedWeights, WeightSource
 from tests.decoding.test_engine import HistoryModel
-from tests.saved import SMALL
+from tests.saved import SMALL, save, saved_run
 
 
 class Letters(HistoryModel, WeightSource):
@@ -175,6 +176,31 @@ def test_pinned_answers_start_at_once_while_newer_weights_cannot_be_loaded_yet(s
         assert text(parts + await rest(first)) == "b" * 50
 
     run(served, work)
+
+
+def test_health_says_that_a_run_trains_whose_checkpoints_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlxhog.serving.source.LOADING_SHARE", 1e9)
+    trained = saved_run(tmp_path)
+    how = {"runs_dir": str(tmp_path), "mode": "checkpoint", "backend": "torch:cpu"}
+    served = ServedModel(trained.name, ServeConfig(**how))
+
+    async def until(training, version):
+        while (served.weights["training"], served.weights["newest"]) != (training, version):
+            await asyncio.sleep(0.01)
+
+    async def work():
+        await until(False, 0)
+        with trained.lock():
+            await until(True, 0)
+            save(trained, step=5)
+            shutil.rmtree(trained.checkpoints / "step-00000000")
+            await until(True, 5)
+        await until(False, 5)
+
+    try:
+        run(served, work)
+    finally:
+        served.close()
 
 
 def test_many_scores_and_cancels_stand_in_no_other_client_s_way(start, monkeypatch):
