@@ -120,6 +120,14 @@ def test_every_command_file_and_link_of_a_page_names_what_exists(page):
     assert not wrong, "\n".join(wrong)
 
 
+def test_lines_that_record_a_run_name_workers_that_a_mac_without_a_record_of_doctor_takes():
+    lines = [line for one in PAGES for line in commands(one.read_text(encoding="utf-8"))]
+    recorded = [line for line in lines if {"--determinism", "record"} <= {*line}]
+    assert len(recorded) > 1
+    for line in recorded:
+        assert line[line.index("--workers") + 1] == "mlx:cpu,torch:cpu"
+
+
 @page
 def test_every_shell_block_and_command_of_a_page_can_be_pasted_into_zsh(page):
     text = page.read_text(encoding="utf-8")
