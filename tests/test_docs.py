@@ -4,11 +4,14 @@ import importlib.util
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mlxhog import TrainConfig, cli
+from mlxhog.base import machine
+from mlxhog.cli import train
 from mlxhog.errors import ConfigError
 from mlxhog.training.plan import preview
 from mlxhog.training.plan.decide import make_plan
@@ -115,6 +118,14 @@ def test_every_command_file_and_link_of_a_page_names_what_exists(page):
         elif anchor and anchor not in anchors(file):
             wrong.append(f"no heading {target}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_lines_that_record_a_run_name_workers_that_a_mac_without_a_record_of_doctor_takes():
+    lines = [line for one in PAGES for line in commands(one.read_text(encoding="utf-8"))]
+    recorded = [line for line in lines if {"--determinism", "record"} <= {*line}]
+    assert len(recorded) > 1
+    for line in recorded:
+        assert line[line.index("--workers") + 1] == "mlx:cpu,torch:cpu"
 
 
 @page
@@ -249,6 +260,21 @@ def test_memory_and_checkpoint_of_presets_are_those_of_a_plan():
         assert run_gb == f"{facts['memory_bytes'] / 1e9:.1f}"
         divisor = {"M": 1e6, "G": 1e9}[unit]
         assert float(size) == pytest.approx(facts["checkpoint_bytes"] / divisor, rel=0.02)
+
+
+def test_the_largest_model_takes_the_memory_that_help_and_page_name(tmp_path, monkeypatch):
+    line = "train --init-from hf:NX-AI/xLSTM-7b --data notes/ --workers 1"
+    page = (ROOT / "docs" / "fine-tune.md").read_text("utf-8")
+    (of_help,) = re.findall(f"{line}\n.*; (\\d+) GB of memory", train.__doc__)
+    (of_page,) = re.findall(r"\[(\d+) GB\]\(generated/expected.md\) with `--workers 1`", page)
+    assert f"\nmlxhog {line} --yes\n" in page
+    large = replace(machine.here(), memory_bytes=192 * 2**30)
+    monkeypatch.setattr(machine, "here", lambda: large)
+    (tmp_path / "notes.txt").write_text("The river runs to the sea. " * 1000)
+    new = {"set": {"vocab_size": 50304}, "tokenizer": "bytes", "embedding_init": "random"}
+    config = TrainConfig(model="7b", data=str(tmp_path), workers=1, **new)
+    planned = preview.facts(make_plan(config), config)["memory_bytes"] / 1e9
+    assert [float(of_help), float(of_page)] == pytest.approx([planned] * 2, rel=0.05)
 
 
 def test_what_was_checked_without_a_mac_says_where_a_stand_in_was_checked():

@@ -53,7 +53,6 @@ ELSEWHERE = {
     "mlxhog parity gla --side": "a file of one's own: tests/parity/test_sides.py",
     "mlxhog mad search --suite lm": "minutes: tests/mad/study/test_text.py",
     "hf upload": "the network",
-    "mlxhog serve hf:": "27 GB of the hub: tests/serving/server/test_adapters.py",
 }
 """How the lines begin that are not typed, and why."""
 
@@ -90,10 +89,7 @@ LASTS = re.compile(r"--follow new$|--time 2h|^mlxhog (serve|dashboard|watch)")
 GOES_ON = re.compile(r"http|^step |waiting for")
 """Commands that run while further lines are typed, and what they print when one can go on."""
 BEFORE = {
-    "docs/fine-tune.md": (
-        "mlxhog train --name first",
-        "mlxhog convert latest xLSTM-7b --format hf",
-    ),
+    "docs/fine-tune.md": ("mlxhog train --name first",),
     "docs/models.md": ("mlxhog train --name first",),
     "docs/parallel-training.md": ("mlxhog train --name first",),
     "docs/reference.md": ("mlxhog train --name first",),

@@ -10,8 +10,8 @@ Examples:
     train -c conf.yaml --lr 1e-3 --workers 'mlx:cpu,torch:cpu*2'
     train --resume latest --steps 1000
     train --init-from latest --data examples.jsonl --epochs 3 --patience 2
-    train --init-from hf:NX-AI/xLSTM-7b --data notes/
-        27 GB to download; 190 GB of memory
+    train --init-from hf:NX-AI/xLSTM-7b --data notes/ --workers 1
+        27 GB to download; 140 GB of memory
 
 Main options:
     config data tokenizer model set seq_len batch_size workers lr time steps epochs resume

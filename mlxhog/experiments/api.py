@@ -127,8 +127,8 @@ def find_side(subject: str | None, overrides: Sequence[ConfigSource], root: Path
         except RunError as error:
             raise not_found(subject, root, error) from error
         title, values = run.name, read_yaml(run.config_path)
-        anew = decided_anew(values, overrides, run.automatic())
-        values = {name: value for name, value in values.items() if name not in anew}
+        left_out = {"follow", *decided_anew(values, overrides, run.automatic())}
+        values = {name: value for name, value in values.items() if name not in left_out}
         if run.model.is_dir() and values.get("model", ("",))[0] not in architectures():
             values = {**values, "model": (str(run.model), str(run.config_path))}
     return _from_the_start(title, train_config([values, *overrides]), root)

@@ -8,7 +8,6 @@ from mlxhog.base.paths import expanded, quoted
 from mlxhog.checkpoint import checkpoint as checkpoints
 from mlxhog.checkpoint import formats, hub
 from mlxhog.checkpoint import run as runs
-from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import options
@@ -58,7 +57,6 @@ def find_target(spec: str, overrides: ConfigSource, root: Path) -> AnalysisTarge
         RunError, CheckpointError: the run has no checkpoint, or it is damaged.
     """
     known = options_of(spec)
-    path = checkpoints.locate(spec, root) if hub.is_name(spec) else expanded(spec)
     if known is not None:
         title = f"{'model' if list(known[1]) == ['model'] else 'settings'} {spec}"
         config = train_config([known[1], overrides])
@@ -69,27 +67,12 @@ def find_target(spec: str, overrides: ConfigSource, root: Path) -> AnalysisTarge
             )
         model = load_architecture(config.model, config.set, config.plugin)
         target = AnalysisTarget(title=title, config=config, model=model)
-    elif (
-        not (runs.is_run(root / spec) or runs.run_of(path))
-        and path.is_dir()
-        and weights.candidates(path)
-    ):
-        opened = formats.open(path)
-        layer: ConfigSource = {"model": (str(path), "CONFIG_OR_RUN")}
-        if opened.tokenizer() is not None:
-            layer["tokenizer"] = (str(hub.tokenizer_folder(opened.folder)), "CONFIG_OR_RUN")
-        target = AnalysisTarget(
-            title=f"checkpoint {opened.title}",
-            config=train_config([layer, overrides]),
-            model=opened.config,
-            checkpoint=path.absolute(),
-        )
     else:
         try:
-            run, at = checkpoints.resumable(spec, root)
+            run, at = checkpoints.find(spec, root)
         except RunError as error:
             raise not_found(spec, root, error) from error
-        target = _from_run(run, at, overrides)
+        target = _alone(at, overrides) if run is None else _from_run(run, at, overrides)
     families.check_language_model(target.model)
     families.check_length(target.model, target.config.seq_len)
     return target
@@ -106,6 +89,19 @@ def _is_settings(path: Path) -> bool:
     known = {s for one in options(TrainConfig).values() for s in (one.name, *one.aliases)}
     words = [str(key).replace("-", "_") for key in keys]
     return sum(word in known for word in words) > len(words) / 2
+
+
+def _alone(path: Path, overrides: ConfigSource) -> AnalysisTarget:
+    opened = formats.open(path)
+    layer: ConfigSource = {"model": (str(opened.folder), "CONFIG_OR_RUN")}
+    if opened.tokenizer() is not None:
+        layer["tokenizer"] = (str(hub.tokenizer_folder(opened.folder)), "CONFIG_OR_RUN")
+    return AnalysisTarget(
+        title=f"checkpoint {opened.title}",
+        config=train_config([layer, overrides]),
+        model=opened.config,
+        checkpoint=path,
+    )
 
 
 def _from_run(run: Run, at: Path, overrides: ConfigSource) -> AnalysisTarget:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -143,6 +144,9 @@ def test_files_runs_and_names_are_sides_and_a_folder_of_runs_is_refused(tmp_path
     assert of_run.config.model == str(Path(result.run) / "model")
     assert of_run.config.optimizer == AdamW(beta1=0.9)
     assert of_run.config.lr is not None
+    stored = Path(result.run) / "config.yaml"  # as of a run that was resumed with --follow
+    stored.write_text(re.sub("^follow: .*", "follow: new", stored.read_text(), flags=re.M))
+    assert find_side(Path(result.run).name, [], root).config.follow is None
     of_muon = find_side(Path(result.run).name, [{"optimizer": ("muon", "--b")}], root)
     assert of_muon.config.lr is None  # its own, not that of the run's optimizer
 

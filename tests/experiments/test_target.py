@@ -52,9 +52,25 @@ def test_a_run_brings_its_settings_its_checkpoint_and_its_architecture(run, tmp_
     target = find_target(str(alone), {}, run.parent)
     assert (target.run, target.checkpoint) == (None, alone)
     assert target.config.tokenizer == str(alone)
+    target = find_target(str(alone / "model.safetensors"), {}, run.parent)
+    assert (target.config.model, target.model.hidden_size) == (str(alone), 32)
     other = find_target(str(run), {"tokenizer": ("bpe:300", "--tokenizer")}, run.parent)
     with pytest.raises(CheckpointError, match="use the same tokenizer"):
         plan_of(other, AnalyzeConfig())
+
+
+@pytest.mark.slow
+def test_of_a_run_that_ended_worse_the_best_checkpoint_is_analyzed(run, tmp_path):
+    copy = Run(Path(shutil.copytree(run, tmp_path / run.name, symlinks=True)))
+    last = checkpoint_of(copy.directory)
+    first = Path(shutil.copytree(last, copy.checkpoints / "step-00000001"))
+    checkpoints.mark_best(copy, first)
+    status = copy.read_status()
+    result = {**status["result"], "val_bits_per_byte": 2.0}
+    best = {"bits_per_byte": 1.0, "step": 1, "noise": 0.1}
+    copy.write_status({**status, "best": best, "result": result})
+    assert find_target(copy.name, {}, tmp_path).checkpoint == first
+    assert find_target(f"{copy.name}/latest", {}, tmp_path).checkpoint == last
 
 
 @each_of(
