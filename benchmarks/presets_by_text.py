@@ -6,7 +6,7 @@ sizes   presets and tokenizers on .3 to 10 MB of the bundled text (whole address
         with the tokens that two cores train in 1, 10 and 60 minutes (`PER_MINUTE`): the best
         validation evaluation, which is the checkpoint that a run keeps, and the last
 vocabularies
-        bytes and vocabularies of 512 to 8,192 tokens for `minute` on .2 to 10 MB, in 1 and 10
+        bytes and vocabularies of 512 to 16,384 tokens for `minute` on .2 to 10 MB, in 1 and 10
         minutes: the rule of `--tokenizer auto` (`mlxhog.data.tokenizers`)
 decay   constant weight decay by parameters per token: .1, the default, and higher
 Budgets are tokens, so a busy machine changes no loss. Runs of `sizes` and `vocabularies` end early
@@ -51,7 +51,7 @@ VOCABULARIES = [
         (1, {0.2: (0, 512), 0.3: (0, 512, 1024), 0.4: (0, 512, 1024), 0.5: (0, 512, 1024),
              0.7: (0, 512, 1024, 2048), 1: (512, 1024, 2048, 4096), 1.5: (1024, 2048, 4096, 8192),
              2: (1024, 2048, 4096, 8192),
-             3: (1024, 2048, 4096, 8192), 5: (2048, 4096, 8192), 10: (4096, 8192)}),
+             3: (1024, 2048, 4096, 8192), 5: (2048, 4096, 8192), 10: (4096, 8192, 16_384)}),
         (10, {0.5: (0, 512, 1024), 3: (4096, 8192), 10: (4096, 8192)}),
     ) for mb, vocabularies in sizes.items() for size in vocabularies
 ]  # fmt: skip
