@@ -129,7 +129,7 @@ class TrainConfig(ConfigBase):
     embedding_init: str = _model(
         "auto",
         "initial embedding and output head; bigrams: from bigram statistics of the text; auto: "
-        "bigrams for untied vocabularies of 1,024 or more",
+        "bigrams for untied vocabularies of 512 or more",
         choices=("auto", "bigrams", "random"),
     )
     seq_len: int = _model(

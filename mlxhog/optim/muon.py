@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 LR: Final = 3e-3
 WIDTH: Final = 128  # of the model for which a search found that learning rate; others scale it
-SUBWORDS: Final = 1024  # smallest vocabulary that counts as subword tokens, not bytes
+SUBWORDS: Final = 512  # smallest vocabulary that counts as subword tokens, not bytes
 SUBWORD_LR: Final = 0.0065  # as `LR`, for subword tokens
 BETA1: Final = 0.75  # from 300,000 to 1,200,000 tokens; .9 costs .01 to .02 bits per byte
 NESTEROV: Final = 0.1

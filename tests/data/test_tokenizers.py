@@ -169,15 +169,17 @@ MIB = 1 << 20
 @each_of(
     ("text", "spec", "reason"),
     [
-        ({}, "bpe:4096", "trained on 4.2 MB of text for width 128"),
-        ({"n_bytes": 4 * MIB - 1}, "bpe:2048", "trained on"),
+        ({}, "bpe:8192", "trained on 4.2 MB of text for width 128"),
+        ({"n_bytes": 2_399_999}, "bpe:4096", "trained on"),
+        ({"width": 63}, "bpe:2048", "for width 63"),
         ({"n_bytes": 100 * MIB, "width": 256}, "bpe:16384", "for width 256"),
         ({"n_bytes": 10_000 * MIB, "width": 4096}, "bpe:32768", "for width 4096"),
-        ({"n_bytes": MIB}, "bpe:1024", "1.0 MB"),
-        ({"n_bytes": MIB - 1}, "bytes", "1.0 MB of text is too little"),
-        ({"width": 8}, "bytes", "width 8 is too narrow"),
+        ({"n_bytes": 640_000}, "bpe:1024", "640 kB"),
+        ({"n_bytes": 320_000}, "bpe:512", "320 kB"),
+        ({"n_bytes": 319_999}, "bytes", "320 kB of text is too little"),
+        ({"width": 7}, "bytes", "width 7 is too narrow"),
         ({"sha256": SOTU_SHA256}, "sotu", ""),
-        ({"sha256": SOTU_SHA256, "rule": "tail"}, "bpe:4096", "trained"),
+        ({"sha256": SOTU_SHA256, "rule": "tail"}, "bpe:8192", "trained"),
     ],
 )
 def test_the_choice_is_a_function_of_text_and_width_with_its_reason(text, spec, reason):

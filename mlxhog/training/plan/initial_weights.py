@@ -29,7 +29,7 @@ from mlxhog.errors import CheckpointError, ConfigError, MlxhogError
 from mlxhog.models import bigrams, families, ngrams, registry
 from mlxhog.models.families import ModelConfig
 
-MIN_BIGRAM_VOCAB = 1024
+MIN_BIGRAM_VOCAB = 512
 """Smallest vocabulary whose embedding and head are initialized from bigrams."""
 
 OF_TRAINING = {"dropout", "reset_at_document_boundaries", "context_length", "vocab_size"}
