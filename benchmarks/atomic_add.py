@@ -7,6 +7,10 @@ One and two spawned workers, one per core, add a dense delta to one arena again 
 take turns, so that drift hits all alike. Moments that both workers write are counted as well: where
 gradients are zero and both betas 1/2, a step of AdamW or Muon halves them, so their exponents say
 how many steps they have seen.
+
+The gradients of a synchronous step are summed in two ways: in a sum of each worker's own, whose
+mean is then computed in shares (as `collect` does), or by lossless adds into one sum. The first
+repeats bit for bit, so the second is worth its code only if it is faster.
 """
 
 import time
@@ -16,6 +20,7 @@ from itertools import product
 from statistics import fmean
 
 import numpy as np
+from harness.claims import Claim
 from harness.estimates import Mean, Ratio
 from harness.frame import run
 from harness.interleaved import answer, spawned, with_control
@@ -29,6 +34,7 @@ from mlxhog.optim.updates import WRITE_MODES
 WORKERS = 2
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = {"64 KiB": 64 * KIB, "4 MiB": 4 * MIB, "64 MiB": 64 * MIB}
+GRADIENT = "10 MiB"  # that of the default model
 LARGEST = 64 * MIB // 4
 TOTAL_ADDS = 10**8
 HALVINGS = 96  # by each worker of a turn; with two of them a float's exponents allow for 254
@@ -72,7 +78,7 @@ def take(turn, flat, locks, delta, slot):
     end = turn.start_s + turn.seconds
     while rounds == 0 or rounds < turn.rounds or time.monotonic() < end:
         if rule:
-            RULES[rule][0](locks, mode, flat, turn.floats, seed + rounds)
+            (RULES | SUMS)[rule][0](locks, mode, flat, turn.floats, seed + rounds)
         elif width:
             _native.add_cas(flat, 0, delta, width)
         else:
@@ -99,6 +105,39 @@ def halve_muon(locks, mode, flat, floats, seed):
 RULES = {"AdamW": (halve_adamw, 2), "Muon": (halve_muon, 1)}
 """A step that halves shared moments, and how many there are of each parameter."""
 
+
+def sum_own(locks, mode, flat, floats, seed):
+    """Add a gradient to the sum of this worker, and compute its share of the mean of both."""
+    _, a, b, gradient = (flat[k * floats : (k + 1) * floats] for k in range(4))
+    own = (a, b)[(seed >> 32) - 1]
+    own += gradient
+    mean, part = share(flat, floats, seed)
+    np.add(a[part], b[part], out=mean)
+    end_of_step(mean)
+
+
+def sum_together(locks, mode, flat, floats, seed):
+    """Add a gradient to the sum of all workers, compute a share of the mean, and empty it."""
+    _native.add(locks, mode, flat, 0, flat[3 * floats : 4 * floats], seed=seed)
+    mean, _ = share(flat, floats, seed)
+    end_of_step(mean)
+    mean[...] = 0.0
+
+
+def share(flat, floats, seed):
+    """A worker's share of the first of some segments, and where it is."""
+    slot = (seed >> 32) - 1
+    part = slice(slot * floats // WORKERS, (slot + 1) * floats // WORKERS)
+    return flat[part], part
+
+
+def end_of_step(mean):
+    """What follows the sum in both."""
+    mean *= 1 / WORKERS
+    _native.sumsq_of_all([mean], 1)
+
+
+SUMS = {"own sums": (sum_own,), "one sum": (sum_together,)}
 
 # -- the measurements -----------------------------------------------------------------------------
 
@@ -156,6 +195,7 @@ def measure(findings, chosen):
     repeats, widest = chosen.repeats or (5 if chosen.quick else 11), f"cas{_native.WIDEST_CAS}"
     keys = [*product(("lossless", "racy"), SIZES, (1, 2))]
     keys += [(kernel, size, 2) for size in ("64 KiB", "4 MiB") for kernel in ("cas1", widest)]
+    keys += [(f"{name}, lossless", GRADIENT, 2) for name in SUMS]
     pair, small = ("lossless", "4 MiB", 2), 64 * KIB // 4
     with worker_pool() as pool:
         for kernel in dict.fromkeys(("lossless", "cas1", "cas2", widest)):
@@ -169,7 +209,8 @@ def measure(findings, chosen):
 
         def turn(key, _):
             kernel, size, workers = key
-            return fmean(pool.play(kernel, workers, SIZES[size] // 4, seconds=smallest(0.0, 0.4)))
+            floats = (10 * MIB if size == GRADIENT else SIZES[size]) // 4
+            return fmean(pool.play(kernel, workers, floats, seconds=smallest(0.0, 0.4)))
 
         times, again = with_control(range(repeats), keys, turn, control=pair)
     if len(cores()) < WORKERS:
@@ -194,6 +235,9 @@ def measure(findings, chosen):
     findings.at_least(name, ratio(("cas1", "4 MiB", 2), pair), 30)
     name = "throughput of 2 workers / 1, lossless, 4 MiB"
     findings.at_least(name, ratio(("lossless", "4 MiB", 1), pair, factor=2.0), 1.8)
+    one, own = ((f"{name}, lossless", GRADIENT, 2) for name in ("one sum", "own sums"))
+    name = f"time of a step's gradients in one sum / in own sums, 2 workers, {GRADIENT}"
+    findings.document(Claim.of(name, ratio(one, own), "<=", 1.0))
     findings.results |= {
         "racy_lost_share": {size: lost / added for size, (lost, added) in racy.items()},
         "widest compare-and-swap over lossless": ratio((widest, "4 MiB", 2), pair),

@@ -200,7 +200,8 @@ class Header:
 
     FILE: ClassVar = "header.json"
     ABSENT: ClassVar = (
-        "the run {} was not recorded; record one with: mlxhog train --determinism record"
+        "the run {} was not recorded; record one with: "
+        "mlxhog train --determinism record --workers mlx:cpu,torch:cpu"
     )
     workers: tuple[Begin, ...]  # at the start
     slots: int  # of the worker table

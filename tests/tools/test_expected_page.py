@@ -1,9 +1,5 @@
 """The page of what to expect is that of the presets, and says that nothing was measured."""
 
-import re
-
-from mlxhog.cli import train
-from mlxhog.models import families
 from mlxhog.models.registry import architectures, load_architecture
 from tools import expected_page
 
@@ -14,15 +10,6 @@ def test_the_page_of_what_to_expect_is_computed_from_the_presets():
     assert "computed, not measured" in written.splitlines()[0]
     for name in set(architectures()) - {"lfm2-tiny", "mad-attention", "mad-striped"}:
         assert f"`{name}`" in written
-
-
-def test_what_help_says_of_fine_tuning_the_largest_model_follows_from_its_layers():
-    model = load_architecture("7b")
-    parameters = families.param_count(model) / 1e9
-    worker = expected_page.memory(model, 512, {"recompute": "blocks"}).of_batch(1) / 1e9
-    whole = round(worker + (12 + 8) * parameters + 0.4, -1)  # as the page says
-    (words,) = re.findall(r"train --init-from hf:NX-AI/xLSTM-7b --data .*\n +(.*)", train.__doc__)
-    assert words == f"{4 * parameters:.0f} GB to download; {whole:.0f} GB of memory"
 
 
 def test_the_page_on_fine_tuning_has_the_computed_memory_of_adapters():
