@@ -11,7 +11,7 @@ vocabularies
 decay   constant weight decay by parameters per token: .1, the default, and higher
 Budgets are tokens, so a busy machine changes no loss. Runs of `sizes` and `vocabularies` end early
 where four evaluations bring no new best. `--rows FILE` gets every finished row, and what it has is
-not trained again; `--limit` starts no row after so many minutes. Rows that are missing are not
+not trained again; `--limit MINUTES` starts no row later. Rows that are missing are not
 measured. The rows of `sizes` are those of `mlxhog.training.plan.sizes`.
 """
 

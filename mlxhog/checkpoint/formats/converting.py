@@ -406,10 +406,9 @@ def _clear_remains(target: Path) -> None:
     """Remove files of killed processes; an `.old` target without a successor is renamed back."""
     for remains in target.parent.glob(f"{target.name}.*.*"):
         name = re.fullmatch(r"([1-9]\d{0,8})\.(part|old)", remains.name[len(target.name) + 1 :])
-        if name is None:
+        # Remains with this process's own pid are those of an earlier container.
+        if name is None or (int(name[1]) != os.getpid() and psutil.pid_exists(int(name[1]))):
             continue
-        if (pid := int(name[1])) != os.getpid() and psutil.pid_exists(pid):
-            continue  # one of this pid is of an earlier container
         if name[2] == "old" and not target.exists():
             os.replace(remains, target)
         else:

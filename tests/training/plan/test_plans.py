@@ -413,13 +413,13 @@ def test_the_table_of_presets_is_what_was_measured():
 
 def test_the_tokenizer_of_a_text_is_near_the_best_that_was_measured_in_a_minute():
     known = json.loads((ROOT / "benchmarks/results/presets_by_text.json").read_text())
-    found = {}
+    measured = {}
     for row in known["vocabularies"]:
         megabytes, minutes, _, tokenizer = row["cell"]
         if (minutes, row["seed"]) == (1, 1) and tokenizer != "bpe:16384":  # too large for the width
-            found.setdefault(megabytes, {})[tokenizer] = row["best"]
-    assert len(found) == 11
-    for megabytes, bits in found.items():
+            measured.setdefault(megabytes, {})[tokenizer] = row["best"]
+    assert len(measured) == 11
+    for megabytes, bits in measured.items():
         how = {"width": 128, "sha256": "", "rule": "predefined"}
         chosen, _ = tokenizers.choose(n_bytes=round(megabytes * 1e6), **how)
         assert bits[chosen] < min(bits.values()) + sizes.NOISE
