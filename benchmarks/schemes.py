@@ -18,6 +18,7 @@ late_workers   the same race of two workers, disturbed in seven ways (`training/
 auto           trainings of forty seconds by the strategies and by `--strategy auto`, with an MLX
                and a PyTorch worker, whatever disturbs them: does it come near the best of the
                others in validation bits per byte? Each has the numbers of its strategy by default
+auto_collect   it beside `collect`, where workers are equal, late and paused; no verdict
 default_loss   what `mlxhog train` trains without options, to 1.6 bits per byte
 ten_minutes    it at twice its width, for ten minutes, at the settings that default_loss found: the
                learning rate is scaled by the width
@@ -317,13 +318,34 @@ def auto_claim(name, bits):
 
 def auto(findings, chosen):
     """Train as long by every strategy under every disturbance, seed by seed, and `sync` twice."""
+
+    def beside(name, bits):
+        findings.claims.append(auto_claim(name, bits))
+
+    for_as_long(findings, chosen, DISTURBANCES, STRATEGIES, beside, control="sync")
+
+
+def auto_collect(findings, chosen):
+    """The same of `auto` and `collect`, in three of the conditions."""
+
+    def beside(name, bits):
+        ratio = Ratio.of(bits[CLAIMED], bits[AUTO])
+        name = f"{name}: {CLAIMED} / {AUTO}, bits per byte"
+        findings.document(Claim.of(name, ratio, ">=", 1.0))
+
+    arms = {name: {"strategy": name} for name in (AUTO, CLAIMED)}
+    for_as_long(findings, chosen, (EQUAL, "one 4x slower", "pauses"), arms, beside, control=CLAIMED)
+
+
+def for_as_long(findings, chosen, conditions, arms, beside, *, control):
+    """Compare bits per byte of arms after the same seconds, by condition; one arm runs twice."""
     if chosen.tune:
         return
     seconds = chosen.pick(tiny=1.0, quick=30.0, full=40.0)
 
     def run(name, arm, seed):
         disturber = Disturber(DISTURBANCES[name].disturb, seconds)
-        options = {**MINUTE, **smallest(BYTES, {}), **STRATEGIES[arm], "time": seconds}
+        options = {**MINUTE, **smallest(BYTES, {}), **arms[arm], "time": seconds}
         slow = DISTURBANCES[name].option(seconds, 2)
         one = record(disturb=disturber, inject_stragglers=slow, seed=seed, **options)
         bits = one.result.val_bits_per_byte
@@ -331,12 +353,10 @@ def auto(findings, chosen):
         return bits
 
     table = {}
-    for name in list(DISTURBANCES)[smallest(-1, 0) :]:
-        table[name], again = with_control(
-            chosen.seeds, STRATEGIES, partial(run, name), control="sync"
-        )
-        findings.same(f"{name}, sync, bits per byte", table[name]["sync"], again)
-        findings.claims.append(auto_claim(name, table[name]))
+    for name in list(conditions)[smallest(-1, 0) :]:
+        table[name], again = with_control(chosen.seeds, arms, partial(run, name), control=control)
+        findings.same(f"{name}, {control}, bits per byte", table[name][control], again)
+        beside(name, table[name])
     findings.table(
         {"condition": name, "arm": arm, "bits per byte": Mean.of(values).spelt(".3f")}
         for name, bits in table.items()
@@ -434,8 +454,8 @@ def collect_beside(findings, chosen):
 PARTS = {
     one.__name__: one
     for one in (
-        schemes, auto, late_workers, default_loss, ten_minutes, lower_loss, collect, collect_tiny,
-        collect_beside,
+        schemes, auto, auto_collect, late_workers, default_loss, ten_minutes, lower_loss,
+        collect, collect_tiny, collect_beside,
     )
 }  # fmt: skip
 
