@@ -2,7 +2,8 @@
 
     python benchmarks/mad_search.py          three turns
     python benchmarks/mad_search.py --full   six
-    python benchmarks/mad_search.py --only mad_ranking    a night; it continues after a stop
+    python benchmarks/mad_search.py --only mad_ranking          two hours
+    python benchmarks/mad_search.py --full --only mad_ranking   nights; it continues after a stop
 
 Ten layer sequences, five epochs each, as a study of MAD: one at a time, and as many at once as
 there are cores, in turns; the parallel way twice (A/A). Nothing stops early, so both do the same
@@ -11,7 +12,8 @@ work. Candidates are independent trainings: no worker writes another's parameter
 mad_at_once: two candidates of suite lm at once, with one thread each, and one after the other.
 
 mad_ranking: 16 architectures, fixed before any of its runs, in the order of each suite and in that
-of ten minutes of training, on one machine: rank correlations, also of two seeds, and per minute.
+of ten minutes of training, on one machine: rank correlations, with --full also of two seeds and of
+all suites, and per minute.
 """
 
 import hashlib
@@ -71,6 +73,7 @@ PAIR = RANKED[:1] + RANKED[5:6]
 ENOUGH = 1.6
 """Least throughput of two candidates at once, over that of one."""
 LONG = "lm:600s"
+QUICK_SUITES = ("smoke", "lm:60s", LONG)
 SUITES = ("smoke", "lite", "recall", "state", "lm:60s", "lm:300s", LONG)
 SEEDS = 1, 2
 RANKS_ALIKE = 0.85
@@ -87,14 +90,15 @@ def rank(findings, chosen):
         new_bench(whole, {}, ExecutionConfig()).definition.check()
     layers = smallest(RANKED[-2:], RANKED)
     names = {canonical(parse(one)): one for one in layers}
-    suites = smallest(("lm:1024tok", "lm:2048tok"), SUITES)
+    suites = chosen.pick(tiny=("lm:1024tok", "lm:2048tok"), quick=QUICK_SUITES, full=SUITES)
+    seeds = chosen.pick(tiny=SEEDS, quick=SEEDS[:1], full=SEEDS)
     of_one_seed = smallest(suites[:1], ("lite",))
     here = hashlib.sha256(machine_text().encode()).hexdigest()[:6]
     scores = {suite: {name: [] for name in layers} for suite in suites}
     spent = dict.fromkeys(suites, 0.0)
     with tempfile.TemporaryDirectory() as scratch:
-        for seed, suite in itertools.product(SEEDS, suites):
-            if suite in of_one_seed and seed != SEEDS[0]:
+        for seed, suite in itertools.product(seeds, reversed(suites)):  # the longest first
+            if suite in of_one_seed and seed != seeds[0]:
                 continue
             study = scored(
                 layers, suite, seed, f"rank-{suite.replace(':', '-')}-{seed}-{here}",
@@ -115,8 +119,11 @@ def rank(findings, chosen):
     alike = {suite: Rank.of(means[suite], means[last]) for suite in others}
     per_minute = {suite: rho.value / minutes[suite] for suite, rho in alike.items()}
     rows = [(suite, rho, minutes[suite], per_minute[suite]) for suite, rho in alike.items()]
-    seeds = Rank.of(*zip(*scores[last].values(), strict=True))
-    rows.append((f"the other seed of {last}", seeds, minutes[last], seeds.value / minutes[last]))
+    if len(seeds) > 1:
+        again = Rank.of(*zip(*scores[last].values(), strict=True))
+        rows.append(
+            (f"the other seed of {last}", again, minutes[last], again.value / minutes[last])
+        )
     findings.table(
         {"order by": name, f"rank correlation with {last}": rho, "minutes of a candidate": spent_m,
          "correlation per minute": rate}
