@@ -14,27 +14,36 @@ mad_at_once: two candidates of suite lm at once, with one thread each, and one a
 mad_ranking: 16 architectures, fixed before any of its runs, in the order of each suite and in that
 of ten minutes of training, on one machine: rank correlations, with --full also of two seeds and of
 all suites, and per minute.
+
+search_pays: an hour of search, by successive halving and by random sampling; then both winners,
+xLSTM[7:1] and `minute` train with the same parameters (but those of embeddings) and for the same
+time, on bytes. Expected before the first run: search has 2 % less bits per byte than xLSTM[7:1].
 """
 
 import hashlib
 import itertools
 import tempfile
 import time
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+from harness.claims import Claim
 from harness.estimates import Mean, Rank, Ratio
 from harness.frame import run, say
-from harness.interleaved import with_control
+from harness.interleaved import KEEP, remembered, with_control
 from harness.machine import cores, smallest
+from training.recording import model_file, record
 
 from mlxhog import mad
+from mlxhog.mad import winner
 from mlxhog.mad.api import new_bench
 from mlxhog.mad.options import BenchOptions, ExecutionConfig
 from mlxhog.mad.study import session
 from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.store import open_store
-from mlxhog.mad.training.text import machine_text
+from mlxhog.mad.training.text import equal_width, machine_text
+from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.sequence import canonical, parse
 
 SEQUENCES = (
@@ -148,6 +157,69 @@ def scored(layers, suite, seed, name, folder, **how):
     return study
 
 
+SEARCHES = {"search": {}, "random sampling": {"prune": False}}
+SEVEN_TO_ONE, MINUTE = "xLSTM[7:1]", "minute"
+SIZE = "(mlstm swiglu)*2", 128
+"""Layers and width with the parameters of every arm: about those of `minute`."""
+LOWER = 0.98
+"""Largest ratio of bits per byte that counts as a better architecture."""
+
+
+def search_pays(findings, chosen):
+    """Search twice, for as long; train the winners, xLSTM[7:1] and `minute` at one size."""
+    budget = chosen.pick(tiny=None, quick="10m", full="1h")
+    trained_s = chosen.pick(tiny=None, quick=60, full=120)
+    lines = {SEVEN_TO_ONE: RANKED[len(SAME)]}
+    with tempfile.TemporaryDirectory() as scratch:
+        for way, how in SEARCHES.items():
+            study = mad.search(
+                smallest("space-small", "space-xlstm"), suite=smallest("lm:1024tok", "lm:60s"),
+                candidates=smallest(2, 243), budget=budget, equal="parameters", pairs=0,
+                workers=smallest("torch:cpu", "mlx:cpu"), parallel=2, dim=smallest(16, SIZE[1]),
+                study=f"{way.replace(' ', '-')}-{chosen.mode}",
+                studies_dir=scratch if chosen.tiny else chosen.studies, **how,
+            )  # fmt: skip
+            if study.status == "interrupted":
+                raise KeyboardInterrupt
+            lines[way] = study.best.candidate
+            say(f"  {way:16} {lines[way]}  {study.leaderboard().seconds:,.0f} s of training")
+        models = {way: sized(line, Path(scratch) / f"{way}.yaml") for way, line in lines.items()}
+        models[MINUTE] = model_file(like=MINUTE, **smallest({"hidden_size": 16}, {}))
+
+        def train(arm, seed):
+            one = record(
+                model=str(models[arm]), tokenizer="bytes", time=trained_s, seed=seed,
+                eval_every="1h",
+            ).result  # fmt: skip
+            say(f"  seed {seed}  {arm:16} {one.val_bits_per_byte:.4f}  {one.tokens:,} tokens")
+            return one.val_bits_per_byte
+
+        bits, again = with_control(
+            chosen.seeds, models, remembered(chosen.keep, train), control=SEVEN_TO_ONE
+        )
+    findings.same(f"{SEVEN_TO_ONE}, bits per byte", bits[SEVEN_TO_ONE], again)
+    best = next(iter(SEARCHES))
+    for other in (one for one in bits if one != best):
+        name, ratio = f"bits per byte of {best} / {other}", Ratio.of(bits[best], bits[other])
+        if other == SEVEN_TO_ONE:
+            findings.at_most(name, ratio, LOWER)
+        else:
+            findings.document(Claim.of(name, ratio, "<=", 1.0))
+    findings.table(
+        {"arm": arm, "layers": lines.get(arm, ""), "bits per byte": Mean.of(own).spelt(".4f")}
+        for arm, own in bits.items()
+    )
+    findings.results["bits_per_byte"] = bits
+
+
+def sized(line, path):
+    """Write a model file of layers at the width that gives them the parameters of `SIZE`."""
+    layers, base = parse(line), smallest(16, SIZE[1])
+    width = equal_width(layers, parse(SIZE[0]), base)
+    winner.write(path, MADConfig(layers=layers, hidden_size=width))
+    return path
+
+
 def at_once(findings, chosen):
     """Tokens/s of two candidates at once, with one thread each, over those of one."""
     ways, suite = {"one": 1, "two at once": 2}, smallest("lm:1024tok", "lm:20s")
@@ -204,8 +276,13 @@ def measure(findings, chosen):
 
 if __name__ == "__main__":
     run(
-        __doc__, {"mad_search": measure, "mad_at_once": at_once, "mad_ranking": rank},
+        __doc__,
+        {"mad_search": measure, "mad_at_once": at_once, "mad_ranking": rank,
+         "search_pays": search_pays},
         first={"quick": 2, "full": 2},
-        options={"--studies": {"default": "studies", "help": "folder of mad_ranking's studies"}},
+        options={
+            **KEEP,
+            "--studies": {"default": "studies", "help": "folder of studies that continue"},
+        },
         packages=("torch",), quiet=True, seeds=(3, 6),
     )  # fmt: skip
