@@ -31,7 +31,7 @@ import numpy as np
 from harness.claims import Claim
 from harness.estimates import Mean, Rank, Ratio
 from harness.frame import run, say
-from harness.interleaved import KEEP, remembered, with_control
+from harness.interleaved import remembered, with_control
 from harness.machine import cores, smallest
 from training.recording import model_file, record
 
@@ -194,8 +194,9 @@ def search_pays(findings, chosen):
             say(f"  seed {seed}  {arm:16} {one.val_bits_per_byte:.4f}  {one.tokens:,} tokens")
             return one.val_bits_per_byte
 
+        ended = None if chosen.tiny else Path(chosen.studies) / f"search_pays-{chosen.mode}.jsonl"
         bits, again = with_control(
-            chosen.seeds, models, remembered(chosen.keep, train), control=SEVEN_TO_ONE
+            chosen.seeds, models, remembered(ended, train), control=SEVEN_TO_ONE
         )
     findings.same(f"{SEVEN_TO_ONE}, bits per byte", bits[SEVEN_TO_ONE], again)
     best = next(iter(SEARCHES))
@@ -280,9 +281,6 @@ if __name__ == "__main__":
         {"mad_search": measure, "mad_at_once": at_once, "mad_ranking": rank,
          "search_pays": search_pays},
         first={"quick": 2, "full": 2},
-        options={
-            **KEEP,
-            "--studies": {"default": "studies", "help": "folder of studies that continue"},
-        },
+        options={"--studies": {"default": "studies", "help": "folder of studies that continue"}},
         packages=("torch",), quiet=True, seeds=(3, 6),
     )  # fmt: skip
