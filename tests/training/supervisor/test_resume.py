@@ -97,22 +97,25 @@ def test_a_run_in_rounds_is_continued_in_the_unit_of_its_own_budget(tmp_path, ow
     assert resume_flags(of, is_done=False) == ""
 
 
-def test_a_resume_that_trained_nothing_leaves_the_end_of_the_run_as_it_was(tmp_path, monkeypatch):
+def test_a_resume_that_trained_nothing_leaves_the_run_as_it_was(tmp_path, monkeypatch):
     first = train(small_config(tmp_path, steps=2, eval_every="1h"), observer=None)
     of = run.Run(Path(first.run))
+    of.append_metrics({"step": 9, "elapsed_s": 99.0})  # after the checkpoint
     before, spawn = of.read_status(), Workers.spawn
+    files = {path: path.read_bytes() for path in (of.config_path, of.metrics_path)}
 
     def interrupted(workers):
         spawn(workers)
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Workers, "spawn", interrupted)
-    config = small_config(tmp_path, steps=5, eval_every="1h", resume=first.run)
+    config = small_config(tmp_path, steps=5, eval_every="1h", resume=first.run, seed=9)
     again = train(config, observer=None)
     assert (again.status, again.steps, again.checkpoint) == ("interrupted", 2, first.checkpoint)
     after = of.read_status()
-    for name in ("status", "checkpoint", "result", "error", "best"):
+    for name in ("status", "checkpoint", "result", "error", "best", "commands", "resumed"):
         assert after[name] == before[name], name
+    assert {path: path.read_bytes() for path in files} == files
     shown = summary(again)
     assert "are lost" not in shown
     assert shown.endswith(" --time 10m")  # as the run is done
