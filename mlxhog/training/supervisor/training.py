@@ -60,7 +60,7 @@ LEAVING_S = 5.0  # limit for workers to leave
 FOLDER_S = 0.5  # between two looks whether the run's folder was renamed or removed
 INTERRUPTED = "finishing the step; again stops at once"
 END_FIELDS = ("status", "checkpoint", "result", "error", "best")
-OF_TRAINING = ("automatic", "commands", "resumed", "steps", "tokens", "seconds")
+OF_TRAINING = ("automatic", "commands", "resumed", "steps", "tokens", "seconds", "earlier")
 """Fields of run.json on the end of a run, and on what it has trained."""
 
 
@@ -364,5 +364,16 @@ class Training:
             "notices": list(workers.notices),
             "best": self._watch.to_json(),
             **({} if sidecar is None else {"cluster": sidecar.report()}),
+            **self._earlier(),
         }
         self.reporter.write_status(**fields | more)
+
+    def _earlier(self) -> dict[str, Any]:
+        """The end of the run before this command, whose scores hold if nothing newer is saved."""
+        resumption, before = self.session.plan.resumption, self._before
+        if resumption is None or self.checkpoints.newest is not None:
+            return {}
+        end = before if before.get("result") else before.get("earlier") or {}
+        if Path(end.get("checkpoint") or "").name != resumption.checkpoint.path.name:
+            return {}
+        return {"earlier": {name: end.get(name) for name in ("checkpoint", "best", "result")}}

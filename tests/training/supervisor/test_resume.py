@@ -102,10 +102,12 @@ def test_a_resume_that_trained_nothing_leaves_the_run_as_it_was(tmp_path, monkey
     of = run.Run(Path(first.run))
     of.append_metrics({"step": 9, "elapsed_s": 99.0})  # after the checkpoint
     before, spawn = of.read_status(), Workers.spawn
+    starting = {}
     files = {path: path.read_bytes() for path in (of.config_path, of.metrics_path)}
 
     def interrupted(workers):
         spawn(workers)
+        starting.update(of.read_status())  # for whoever reads it after a kill
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Workers, "spawn", interrupted)
@@ -113,6 +115,8 @@ def test_a_resume_that_trained_nothing_leaves_the_run_as_it_was(tmp_path, monkey
     again = train(config, observer=None)
     assert (again.status, again.steps, again.checkpoint) == ("interrupted", 2, first.checkpoint)
     after = of.read_status()
+    for name in ("checkpoint", "result", "best"):
+        assert starting["earlier"][name] == before[name], name
     for name in ("status", "checkpoint", "result", "error", "best", "commands", "resumed"):
         assert after[name] == before[name], name
     assert {path: path.read_bytes() for path in files} == files
