@@ -31,12 +31,14 @@ def _best_of(run: Run, resumed: Checkpoint) -> dict[str, Any] | None:
     # A checkpoint was saved before its own evaluation.
     if run.ended_with(resumed.path):
         return last or own
-    if best is not None and manifest.read_order(best) >= manifest.read_order(resumed.path):
-        with suppress(CheckpointError):  # it is damaged
-            record = manifest.read(best)
-            n_steps = record["state"].get("used", {}).get("steps")
+    with suppress(CheckpointError):  # it is damaged
+        state = {} if best is None else manifest.read(best)["state"]
+        n_steps = state.get("used", {}).get("steps")
+        if best is not None and manifest.read_order(best) >= manifest.read_order(resumed.path):
             is_last = last is not None and last["step"] == n_steps
-            own = last if is_last else record["state"].get("best")
+            own = last if is_last else state.get("best")
+        elif own is not None and n_steps is not None and own["step"] > n_steps:
+            own = state.get("best")  # a kill, or a full disk, kept `best` from the newer weights
     return own
 
 

@@ -135,6 +135,17 @@ def test_the_end_of_a_run_is_its_best_after_a_resume_was_killed_before_its_first
     assert (watch.best.bits_per_byte, watch.best.step) == (6.5, 6)
 
 
+def test_a_best_to_which_no_link_leads_after_a_kill_is_not_the_score_of_the_one_before(tmp_path):
+    of, saved = saved_run(tmp_path), []
+    for bits, step in ((2.0, 4), (1.0, 8)):
+        score = {"bits_per_byte": bits, "step": step, "text": ""}
+        saved.append(save(of, step=step, state={"best": score, "used": {"steps": step}}))
+    checkpoint.mark_best(of, saved[0])
+    resumption = Resumption(TrainConfig(), of, checkpoint.load(saved[1]), None)
+    watch = ValidationWatch(TrainConfig(), resumption, "")
+    assert (watch.best.bits_per_byte, watch.best.step) == (2.0, 4)
+
+
 def test_a_killed_resume_without_a_save_is_told_from_a_run_that_is_done(tmp_path):
     first = train(small_config(tmp_path, steps=2))
     of = run.Run(Path(first.run))
