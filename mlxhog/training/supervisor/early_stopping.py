@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from mlxhog.training.plan.resume import Resumption
 
 
-def _best_of(run: Run, resumed: Checkpoint) -> dict[str, Any] | None:
-    """Return the score of the best checkpoint of a run that resumes, as values of `BestScore`."""
+def _best_of(run: Run, resumed: Checkpoint, *, keeps_best: bool) -> dict[str, Any] | None:
+    """Return the best score of a run that resumes, as values of `BestScore`.
+
+    With `keeps_best` it is that of the best checkpoint.
+    """
     own: dict[str, Any] | None = resumed.state["best"]
     last: dict[str, Any] | None = run.read_status().get("best")
     best = checkpoint.best(run)
@@ -37,7 +40,7 @@ def _best_of(run: Run, resumed: Checkpoint) -> dict[str, Any] | None:
         if best is not None and manifest.read_order(best) >= manifest.read_order(resumed.path):
             is_last = last is not None and last["step"] == n_steps
             own = last if is_last else state.get("best")
-        elif own is not None and n_steps is not None and own["step"] > n_steps:
+        elif keeps_best and own is not None and n_steps is not None and own["step"] > n_steps:
             own = state.get("best")  # a kill, or a full disk, kept `best` from the newer weights
     return own
 
@@ -58,8 +61,9 @@ class ValidationWatch:
         self.since = self._evaluations = 0  # evaluations after the best
         self.ended: str | None = None  # reason for an end of training before its budget
         if resumption is not None:
-            best, run = _best_of(resumption.run, resumption.checkpoint), resumption.run
-            has_weights = not config.keeps_best or checkpoint.best(run) is not None
+            run, keeps_best = resumption.run, config.keeps_best
+            best = _best_of(run, resumption.checkpoint, keeps_best=keeps_best)
+            has_weights = not keeps_best or checkpoint.best(run) is not None
             if best and best.get("text") == text and has_weights:
                 self.best = typed.read(BestScore, best)
         self._earlier = self.best

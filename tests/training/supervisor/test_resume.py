@@ -144,6 +144,8 @@ def test_a_best_to_which_no_link_leads_after_a_kill_is_not_the_score_of_the_one_
     resumption = Resumption(TrainConfig(), of, checkpoint.load(saved[1]), None)
     watch = ValidationWatch(TrainConfig(), resumption, "")
     assert (watch.best.bits_per_byte, watch.best.step) == (2.0, 4)
+    counted = ValidationWatch(TrainConfig(keep_best=False), resumption, "")
+    assert counted.best.bits_per_byte == 1.0  # of early stopping alone
 
 
 def test_a_killed_resume_without_a_save_is_told_from_a_run_that_is_done(tmp_path):
