@@ -8,15 +8,21 @@ appends, truncates, locks, replaces or deletes below a run, study, comparison or
     opens no file that is a link, or in a folder that is one: `inside`, an opener
     enters no subfolder that is a link: `subfolder`
 
+A folder may be renamed while a program writes in it: `OpenFolder` knows its present path.
+
 The folder itself may be a link: the user has named it, and runs may lie on another disk. A new file
 that is renamed to its place (`durable.replace_file`) replaces a link, and not the link's target.
 """
 
 import errno
+import fcntl
 import os
 import stat
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 from mlxhog.base.paths import printable
 from mlxhog.base.reading import regular
@@ -66,6 +72,36 @@ def subfolder(folder: Path, name: str) -> Path:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     path.mkdir(exist_ok=True)
     return path
+
+
+class OpenFolder:
+    """A folder that is kept open, and so is found where it was renamed; picklable."""
+
+    def __init__(self, path: Path) -> None:
+        self._first, self._descriptor = path, -1
+        with suppress(OSError):  # it is missing, or the limit of open files is reached
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._descriptor)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        return type(self), (self.path,)
+
+    @property
+    def path(self) -> Path:
+        """Its present path; the first one if it was removed, or that is not known."""
+        now = path_of(self._descriptor)
+        return self._first if now is None or not now.is_dir() else now
+
+
+def path_of(descriptor: int) -> Path | None:
+    """Return the present path of an open folder; None if the system does not tell."""
+    try:
+        if get_path := getattr(fcntl, "F_GETPATH", None):  # macOS
+            content = bytes(fcntl.fcntl(descriptor, get_path, bytes(1024)))
+            return Path(os.fsdecode(content.partition(b"\0")[0]))
+        return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+    except (OSError, ValueError):  # also of -1, which is no descriptor
+        return None
 
 
 def refuse_links(folder: Path, refusal: Callable[[str], MlxhogError]) -> None:

@@ -31,13 +31,16 @@ class Interrupts:
 
     Outside the main thread Python handles no signals, so the count stays 0. An ignored SIGHUP, as
     under `nohup`, and a warning that is ignored or has the caller's handler stay so, and so does a
-    signal that a program around Python handles. A warning counts only as the first signal. Signals
-    before the block count if their KeyboardInterrupt was dropped; `received` is the count without
-    `end`, `last` the number of the newest signal.
+    signal that a program around Python handles. A warning counts only as the first signal, and so
+    does SIGHUP: for one closed terminal the shell and the system send it, and a service manager
+    sends it with SIGTERM, which Python may handle after it. Signals before the block count if their
+    KeyboardInterrupt was dropped; `received` is the count without `end`, `last` the number of the
+    newest signal.
     """
 
     def __init__(self) -> None:
         self.count = self.received = self.last = 0
+        self._last_s = 0.0  # time of the newest signal
         self._before: dict[signal.Signals, Any] = {}
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
@@ -45,9 +48,15 @@ class Interrupts:
     def _add(self, signum: int, frame: FrameType | None) -> None:
         if signum in WARNINGS and self.count:
             return
+        both, before_s = (self.last, signum), self._last_s
+        self.last, self._last_s = signum, monotonic()
+        is_together = self._last_s - before_s < TOGETHER_S
+        if self.count and signum == signal.SIGHUP:
+            return
+        if is_together and both == (signal.SIGHUP, signal.SIGTERM):
+            return
         self.count += 1
         self.received += 1
-        self.last = signum
 
     def end(self) -> None:
         """Ask the loop to end, as one signal does; no effect when repeated."""

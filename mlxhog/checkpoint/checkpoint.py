@@ -341,15 +341,15 @@ def is_worse(last: float, best: float, noise: float | None) -> bool:
 def better(run: Run) -> tuple[Path, str] | None:
     """Return the best checkpoint of a run that ended worse, and both scores; else None."""
     status, path = run.read_status(), best(run)
-    score, end = status.get("best") or {}, status.get("result") or {}
-    peak, last = score.get("bits_per_byte"), end.get("val_bits_per_byte")
-    if path is None or peak is None or last is None:
-        return None
-    if not is_worse(last, peak, score.get("noise")):
-        return None
-    if run.is_locked() or not run.ended_with(latest(run)):  # trained on since these scores
-        return None
-    return path, f"{peak:.3f} bits per byte at step {score['step']:,}, the last {last:.3f}"
+    for end in (status, status.get("earlier") or {}):
+        score, result = end.get("best") or {}, end.get("result") or {}
+        peak, last = score.get("bits_per_byte"), result.get("val_bits_per_byte")
+        if path is None or peak is None or last is None or run.is_locked():
+            continue
+        name = Path(end.get("checkpoint") or "").name  # else trained on since these scores
+        if is_worse(last, peak, score.get("noise")) and latest(run).name == name:
+            return path, f"{peak:.3f} bits per byte at step {score['step']:,}, the last {last:.3f}"
+    return None
 
 
 def choose(run: Run) -> Path:

@@ -73,6 +73,15 @@ class BestScore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _EndRecord:
+    """The end of the command before, until the present one has saved a checkpoint."""
+
+    checkpoint: str | None = None
+    best: BestScore | None = None
+    result: _Outcome | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunStatus:
     """The content of run.json."""
 
@@ -104,6 +113,7 @@ class RunStatus:
     validation: _Subset | None = None
     best: BestScore | None = None
     result: _Outcome | None = None
+    earlier: _EndRecord | None = None
 
 
 def read_status(path: Path) -> dict[str, Any]:

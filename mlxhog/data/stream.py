@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from mlxhog.base import plain_json, typed
 from mlxhog.base.durable import append_lines, disk_errors, read_lines, replace_file
-from mlxhog.base.inside import subfolder
+from mlxhog.base.inside import OpenFolder, subfolder
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
 from mlxhog.data.records import Example, record_text, text_keys
 from mlxhog.data.tokenizers import Tokenizer
@@ -80,9 +80,18 @@ class Stream:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._path = folder, folder / ROWS
+        self.open_folder = OpenFolder(folder)  # of a run that may be renamed
         self._begins, self._end = array("q"), 0  # of tickets, and of the next part
         self.last, self.sources = StreamChunk(0, 0, ()), dict[str, SourceFile]()
+
+    @property
+    def folder(self) -> Path:
+        """The present path of the folder."""
+        return self.open_folder.path
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / ROWS
 
     def update(self) -> Self:
         """Find the new chunks; DataError if one is damaged or the file cannot be read."""
@@ -143,7 +152,6 @@ class StreamWriter(Stream):
 
     def __init__(self, run: Path, tokenizer: Tokenizer, *, seq_len: int, batch_size: int) -> None:
         """Open the stream of a run, or create it."""
-        super().__init__(run / FOLDER)
         self.tokenizer, self.seq_len = tokenizer, seq_len
         self._batch_size, self._closed, self._publishing = batch_size, False, threading.Lock()
         longest = seq_len_of(run)
@@ -153,8 +161,8 @@ class StreamWriter(Stream):
                 f"{longest} tokens; they may be too long for seq_len {seq_len}; resume with "
                 f"--seq-len {longest} or more"
             )
-        with disk_errors(f"making {self.folder}"):
-            subfolder(run, FOLDER)
+        with disk_errors(f"making {run / FOLDER}"):
+            super().__init__(subfolder(run, FOLDER))
         self.update()
 
     def accept_examples(self) -> None:

@@ -16,14 +16,14 @@ from typing import Any
 import yaml
 
 from mlxhog.base.durable import append_all, disk_errors
-from mlxhog.base.inside import inside
+from mlxhog.base.inside import OpenFolder, inside
 
 VERSION = "brain.Event:2"
 """First event of every file, without which readers ignore the step of a resume."""
 
 
 class TensorBoard:
-    """Writes the events of one command to the file `path`."""
+    """Writes the events of one command to the file `path`, in a folder that may be renamed."""
 
     def __init__(
         self, folder: Path, first_step: int = 0, config: Mapping[str, object] | None = None
@@ -37,12 +37,18 @@ class TensorBoard:
         from tensorboard.plugins.text.summary_v2 import text_pb
 
         place = f"{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
-        self.path = folder / f"events.out.tfevents.{place}.{time.monotonic_ns()}"
+        self._folder = OpenFolder(folder)
+        self._name = f"events.out.tfevents.{place}.{time.monotonic_ns()}"
         start = {"step": first_step + 1, "session_log": SessionLog(status=SessionLog.START)}
         self._append({"file_version": VERSION}, *([start] if first_step else []))
         if config:
             text = "".join(f"    {line}\n" for line in yaml.safe_dump(dict(config)).splitlines())
             self._append({"step": first_step, "summary": text_pb("config", text)})
+
+    @property
+    def path(self) -> Path:
+        """The present path of the file."""
+        return self._folder.path / self._name
 
     def write(self, points: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Write the values of steps by their tags.
@@ -69,6 +75,6 @@ class TensorBoard:
         records = io.BytesIO()
         for event in events:
             RecordWriter(records).write(Event(wall_time=time.time(), **event).SerializeToString())
-        opener = inside(self.path.parent)
-        with disk_errors(f"writing {self.path}"), open(self.path, "ab", 0, opener=opener) as file:
+        opener = inside((path := self.path).parent)
+        with disk_errors(f"writing {path}"), open(path, "ab", 0, opener=opener) as file:
             append_all(file.fileno(), records.getvalue())

@@ -35,7 +35,7 @@ from mlxhog.arena.event_log import (
 from mlxhog.arena.layout import LOCK_WORDS, PARAMETER_COPY, Parameter, Slot
 from mlxhog.arena.words import Table
 from mlxhog.base.durable import disk_errors
-from mlxhog.base.inside import inside
+from mlxhog.base.inside import OpenFolder, inside
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Grads
 from mlxhog.optim.rule import parameter
@@ -242,10 +242,14 @@ class RecordedWorker(OrderedWorker):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         assert context.run_dir is not None
-        self._log = event_log.worker_path(context.run_dir, context.slot)
+        self._folder = OpenFolder(context.run_dir)
         self._number = 0
         self._lease: Lease | Idle = Idle.WAIT
         self._sha256 = b""
+
+    @property
+    def _log(self) -> Path:
+        return event_log.worker_path(self._folder.path, self.context.slot)
 
     def claim(self) -> Lease | Idle:
         self._lease = super().claim()

@@ -232,7 +232,10 @@ def test_a_run_that_ended_worse_than_its_noise_gives_its_best_but_continues_from
     checkpoint.mark_best(run, best)
     score = {"bits_per_byte": 2.0, "step": 1, "text": "x"}
     result = {"val_bits_per_byte": last, "val_step": 2}
-    run.write_status({"checkpoint": str(newest), "best": score, "result": result})
+    end = {"checkpoint": str(newest), "best": score, "result": result}
+    run.write_status({"status": "running", "best": score, "earlier": end})  # a resume was killed
+    assert (checkpoint.better(run) is not None) == takes_best
+    run.write_status(end)
     for spec in (run.name, "latest", str(run.directory)):
         assert checkpoint.locate(spec, root) == (best if takes_best else newest)
         assert checkpoint.resumable(spec, root)[1] == newest

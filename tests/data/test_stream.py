@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import os
+import pickle
 from functools import partial
 
 import numpy as np
@@ -200,3 +201,15 @@ def test_a_damaged_description_of_a_stream_is_refused_in_a_sentence(tmp_path, co
     (tmp_path / "stream" / "stream.json").write_text(content)
     with pytest.raises(DataError, match=r"stream\.json is damaged"):
         append_examples(tmp_path, [{"prompt": "a", "answer": "b"}], TOKENIZER)
+
+
+def test_the_stream_of_a_run_that_is_renamed_is_read_and_continued_where_it_is(tmp_path):
+    (run := tmp_path / "run").mkdir()
+    writer = opened(run)
+    publish(writer, rows_of("abc", "def"))
+    reader = batches(run)
+    run.rename(renamed := tmp_path / "renamed")
+    publish(writer, rows_of("ghi", "jkl"))
+    assert [labels(reader.at(0, k))[0][:3] for k in range(2)] == [b"abc", b"ghi"]
+    sent = pickle.loads(pickle.dumps(writer.open_folder))  # to a worker that starts now
+    assert (sent.path, writer.folder) == (renamed / "stream", renamed / "stream")

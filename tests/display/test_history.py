@@ -154,6 +154,15 @@ def test_evaluations_stand_at_the_step_they_scored_and_a_resumed_run_forgets_los
     }
 
 
+def test_curves_of_a_run_that_is_renamed_continue_in_their_file(tmp_path):
+    (run := tmp_path / "run").mkdir()
+    curves = trackers(run)
+    curves.write(progress(10, loss=3.0), 0.5)
+    run.rename(tmp_path / "renamed")
+    curves.write(progress(20), 1.0)
+    assert scalars(tmp_path / "renamed")["train/loss"] == [(10, 3.0), (20, 2.0)]
+
+
 def test_what_cannot_be_written_is_named(tmp_path):
     with pytest.raises(EnvironmentLacks, match=r"writing .*gone/events.* failed"):
         TensorBoard(tmp_path / "gone")

@@ -118,7 +118,8 @@ def test_a_run_continues_in_its_renamed_folder_or_in_a_new_one_and_says_so_once(
         if change == "removed for good":
             root.touch()
 
-    result = training.train(small_config(tmp_path, steps=40), observer=act)
+    config = small_config(tmp_path, steps=40, sample_every="1h")  # a sample at the end
+    result = training.train(config, observer=act)
     assert sum("the run's folder" in message for message in messages) == 1
     if change == "removed for good":
         assert (result.status, result.checkpoint) == ("unsaved", None)
@@ -128,6 +129,7 @@ def test_a_run_continues_in_its_renamed_folder_or_in_a_new_one_and_says_so_once(
     assert (result.status, result.run) == ("done", str(folder))
     assert runs.Run(folder).read_status()["checkpoint"] == result.checkpoint
     assert runs.Run(folder).read_metrics()
+    assert runs.Run(folder).last_sample()
     assert [runs.Run(folder).created_ns()] == created_ns
     assert train(small_config(tmp_path, resume=str(folder), steps=1)).steps == 41
 

@@ -78,6 +78,18 @@ def test_under_nohup_a_closed_terminal_is_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_a_closed_terminal_counts_once_however_many_send_its_signal(first):
+    with Interrupts() as signals:
+        for number in (first, signal.SIGHUP, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+        if first == signal.SIGHUP:  # of two that come together, Python handles it first
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert (signals.count, signals.received) == (1, 1)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.count == 2
+
+
 def test_a_warning_counts_once_and_never_as_the_second_signal():
     with Interrupts() as signals:
         for number in WARNINGS + WARNINGS:

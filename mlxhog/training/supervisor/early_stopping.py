@@ -23,20 +23,25 @@ if TYPE_CHECKING:
     from mlxhog.training.plan.resume import Resumption
 
 
-def _best_of(run: Run, resumed: Checkpoint) -> dict[str, Any] | None:
-    """Return the score of the best checkpoint of a run that resumes, as values of `BestScore`."""
+def _best_of(run: Run, resumed: Checkpoint, *, keeps_best: bool) -> dict[str, Any] | None:
+    """Return the best score of a run that resumes, as values of `BestScore`.
+
+    With `keeps_best` it is that of the best checkpoint.
+    """
     own: dict[str, Any] | None = resumed.state["best"]
     last: dict[str, Any] | None = run.read_status().get("best")
     best = checkpoint.best(run)
     # A checkpoint was saved before its own evaluation.
     if run.ended_with(resumed.path):
         return last or own
-    if best is not None and manifest.read_order(best) >= manifest.read_order(resumed.path):
-        with suppress(CheckpointError):  # it is damaged
-            record = manifest.read(best)
-            n_steps = record["state"].get("used", {}).get("steps")
+    with suppress(CheckpointError):  # it is damaged
+        state = {} if best is None else manifest.read(best)["state"]
+        n_steps = state.get("used", {}).get("steps")
+        if best is not None and manifest.read_order(best) >= manifest.read_order(resumed.path):
             is_last = last is not None and last["step"] == n_steps
-            own = last if is_last else record["state"].get("best")
+            own = last if is_last else state.get("best")
+        elif keeps_best and own is not None and n_steps is not None and own["step"] > n_steps:
+            own = state.get("best")  # a kill, or a full disk, kept `best` from the newer weights
     return own
 
 
@@ -56,8 +61,9 @@ class ValidationWatch:
         self.since = self._evaluations = 0  # evaluations after the best
         self.ended: str | None = None  # reason for an end of training before its budget
         if resumption is not None:
-            best, run = _best_of(resumption.run, resumption.checkpoint), resumption.run
-            has_weights = not config.keeps_best or checkpoint.best(run) is not None
+            run, keeps_best = resumption.run, config.keeps_best
+            best = _best_of(run, resumption.checkpoint, keeps_best=keeps_best)
+            has_weights = not keeps_best or checkpoint.best(run) is not None
             if best and best.get("text") == text and has_weights:
                 self.best = typed.read(BestScore, best)
         self._earlier = self.best

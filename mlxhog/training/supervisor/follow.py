@@ -27,6 +27,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.base import plain_json
 from mlxhog.base.durable import disk_errors, read_lines
+from mlxhog.base.inside import OpenFolder
 from mlxhog.base.paths import expanded, printable
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import textfiles
@@ -83,7 +84,9 @@ class Follower:
     def batches(self, corpus: Callable[[], BatchSource]) -> Callable[[], StreamBatches]:
         """Opens the rows of the stream in a worker, which warms up with a batch of the corpus."""
         frozen = self._config.context == "frozen"
-        return partial(_open_batches, self._writer.folder, corpus, self._writer.tokenizer, frozen)
+        return partial(
+            _open_batches, self._writer.open_folder, corpus, self._writer.tokenizer, frozen
+        )
 
     # -- in the supervisor -----------------------------------------------------------------------
 
@@ -271,10 +274,10 @@ class Follower:
 
 
 def _open_batches(
-    folder: Path, corpus: Callable[[], BatchSource], tokenizer: Tokenizer, frozen: bool
+    folder: OpenFolder, corpus: Callable[[], BatchSource], tokenizer: Tokenizer, frozen: bool
 ) -> StreamBatches:
     lengths = tokenizer.byte_lengths().astype(np.int64)
-    return StreamBatches(folder, lengths, corpus().example(), frozen=frozen)
+    return StreamBatches(folder.path, lengths, corpus().example(), frozen=frozen)
 
 
 def follower_of(config: TrainConfig, run_dir: Path, tokenizer: Tokenizer) -> Follower:

@@ -190,8 +190,6 @@ class Reporter:
 
     def drop_lost_metrics(self) -> None:
         """Drop the metrics of a resumed run after its checkpoint."""
-        if self.plan.resumption is None:
-            return
         budget = self.monitor.budget
         try:
             self.run.drop_metrics_after(budget.steps_before, budget.seconds_before)

@@ -7,7 +7,6 @@ A run loses no steps to either. It notices them within a moment, and before ever
               resume needs; it has the metrics and checkpoints from then on
 """
 
-import fcntl
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.base.durable import disk_errors, replace_file
+from mlxhog.base.inside import path_of
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.checkpoint.run_files import CommandRecord
@@ -66,7 +66,7 @@ class FolderFollower:
         """
         if self._is_at(self._run.directory):
             return None
-        was, now = self._run.directory, _path(self._fd)
+        was, now = self._run.directory, path_of(self._fd)
         if now is not None and self._is_at(now):
             self._run = Run(now)
             return self._run, f"the run's folder {was} was renamed; the run continues in {now}"
@@ -110,14 +110,3 @@ def _opened(directory: Path, stack: ExitStack) -> int:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     stack.callback(os.close, fd)
     return fd
-
-
-def _path(fd: int) -> Path | None:
-    """Return the present path of an open folder; None if the system does not tell."""
-    try:
-        if get_path := getattr(fcntl, "F_GETPATH", None):  # macOS
-            content = bytes(fcntl.fcntl(fd, get_path, bytes(1024)))
-            return Path(os.fsdecode(content.partition(b"\0")[0]))
-        return Path(os.readlink(f"/proc/self/fd/{fd}"))
-    except OSError:
-        return None

@@ -60,7 +60,8 @@ LEAVING_S = 5.0  # limit for workers to leave
 FOLDER_S = 0.5  # between two looks whether the run's folder was renamed or removed
 INTERRUPTED = "finishing the step; again stops at once"
 END_FIELDS = ("status", "checkpoint", "result", "error", "best")
-"""Fields of run.json on the end of a run."""
+OF_TRAINING = ("automatic", "commands", "resumed", "steps", "tokens", "seconds", "earlier")
+"""Fields of run.json on the end of a run, and on what it has trained."""
 
 
 def train(
@@ -189,13 +190,13 @@ class Training:
     def start(self) -> None:
         """Show how the run begins, start the workers, and wait until all are ready."""
         session, plan, directory = self.session, self.session.plan, self.run.directory
-        self.reporter.write_options()
+        if plan.resumption is None:
+            self.reporter.write_options()
         self._write_status()
         plan.data.text.write(directory)  # after the record of what is new in it
         self.reporter.open_trackers()
         for message in (summary(plan, self.run), *filter(None, self._notes)):
             self.reporter.report_once(message)
-        self.reporter.drop_lost_metrics()
         if plan.base is not None:
             plan.base.inside(directory).check(plan.model, self.report)
         if self._follower is not None:
@@ -216,6 +217,9 @@ class Training:
         config, counters, clock = plan.config, session.arena.counters, session.clock
         if self.signals.count:
             return
+        if plan.resumption is not None:  # a start without training leaves both as they were
+            self.reporter.write_options()
+            self.reporter.drop_lost_metrics()
         if session.budget.is_used_up:
             clock.start()
             clock.stop()
@@ -296,6 +300,7 @@ class Training:
             self.checkpoints.newest = plan.resumption.checkpoint.path
             if self._before.get("status") != DAMAGED:
                 of_end = {name: self._before.get(name) for name in END_FIELDS}
+                of_end |= {n: self._before[n] for n in OF_TRAINING if n in self._before}
         newest = None
         with suppress(CheckpointError):
             newest = str(checkpoint.latest(self.run))
@@ -359,5 +364,16 @@ class Training:
             "notices": list(workers.notices),
             "best": self._watch.to_json(),
             **({} if sidecar is None else {"cluster": sidecar.report()}),
+            **self._earlier(),
         }
         self.reporter.write_status(**fields | more)
+
+    def _earlier(self) -> dict[str, Any]:
+        """The end of the run before this command, whose scores hold if nothing newer is saved."""
+        resumption, before = self.session.plan.resumption, self._before
+        if resumption is None or self.checkpoints.newest is not None:
+            return {}
+        end = before if before.get("result") else before.get("earlier") or {}
+        if Path(end.get("checkpoint") or "").name != resumption.checkpoint.path.name:
+            return {}
+        return {"earlier": {name: end.get(name) for name in ("checkpoint", "best", "result")}}

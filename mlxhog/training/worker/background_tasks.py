@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from mlxhog.arena.control import EVAL_ROUND, ControlCommand, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import WorkerPhase
+from mlxhog.base.inside import OpenFolder
 from mlxhog.checkpoint.run import Run
 from mlxhog.data import validation_set
 from mlxhog.data.tokens import TokenFile
@@ -53,6 +54,7 @@ class BackgroundTasks:
     def __init__(self, job: Job, context: Context, ring: Ring, text: ValidationText) -> None:
         self.job, self.context, self.ring = job, context, ring
         self._val, self._tokenizer, self.part = text
+        self._folder = OpenFolder(job.run_dir)
         self._counters, self._ended_round = context.arena.counters, 0
 
     @cached_property
@@ -145,5 +147,5 @@ class BackgroundTasks:
             if self._is_over():
                 break
         with contextlib.suppress(EnvironmentLacks):  # a full disk costs a sample, not a worker
-            Run(self.job.run_dir).append_sample("".join(texts))
+            Run(self._folder.path).append_sample("".join(texts))
         self.ring.append(kind=RecordKind.SAMPLE, worker=self.job.slot, t_ns=monotonic_ns())

@@ -97,22 +97,29 @@ def test_a_run_in_rounds_is_continued_in_the_unit_of_its_own_budget(tmp_path, ow
     assert resume_flags(of, is_done=False) == ""
 
 
-def test_a_resume_that_trained_nothing_leaves_the_end_of_the_run_as_it_was(tmp_path, monkeypatch):
+def test_a_resume_that_trained_nothing_leaves_the_run_as_it_was(tmp_path, monkeypatch):
     first = train(small_config(tmp_path, steps=2, eval_every="1h"), observer=None)
     of = run.Run(Path(first.run))
+    of.append_metrics({"step": 9, "elapsed_s": 99.0})  # after the checkpoint
     before, spawn = of.read_status(), Workers.spawn
+    starting = {}
+    files = {path: path.read_bytes() for path in (of.config_path, of.metrics_path)}
 
     def interrupted(workers):
         spawn(workers)
+        starting.update(of.read_status())  # for whoever reads it after a kill
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Workers, "spawn", interrupted)
-    config = small_config(tmp_path, steps=5, eval_every="1h", resume=first.run)
+    config = small_config(tmp_path, steps=5, eval_every="1h", resume=first.run, seed=9)
     again = train(config, observer=None)
     assert (again.status, again.steps, again.checkpoint) == ("interrupted", 2, first.checkpoint)
     after = of.read_status()
-    for name in ("status", "checkpoint", "result", "error", "best"):
+    for name in ("checkpoint", "result", "best"):
+        assert starting["earlier"][name] == before[name], name
+    for name in ("status", "checkpoint", "result", "error", "best", "commands", "resumed"):
         assert after[name] == before[name], name
+    assert {path: path.read_bytes() for path in files} == files
     shown = summary(again)
     assert "are lost" not in shown
     assert shown.endswith(" --time 10m")  # as the run is done
@@ -126,6 +133,19 @@ def test_the_end_of_a_run_is_its_best_after_a_resume_was_killed_before_its_first
     resumption = Resumption(TrainConfig(), of, checkpoint.load(last), None)
     watch = ValidationWatch(TrainConfig(), resumption, "")
     assert (watch.best.bits_per_byte, watch.best.step) == (6.5, 6)
+
+
+def test_a_best_to_which_no_link_leads_after_a_kill_is_not_the_score_of_the_one_before(tmp_path):
+    of, saved = saved_run(tmp_path), []
+    for bits, step in ((2.0, 4), (1.0, 8)):
+        score = {"bits_per_byte": bits, "step": step, "text": ""}
+        saved.append(save(of, step=step, state={"best": score, "used": {"steps": step}}))
+    checkpoint.mark_best(of, saved[0])
+    resumption = Resumption(TrainConfig(), of, checkpoint.load(saved[1]), None)
+    watch = ValidationWatch(TrainConfig(), resumption, "")
+    assert (watch.best.bits_per_byte, watch.best.step) == (2.0, 4)
+    counted = ValidationWatch(TrainConfig(keep_best=False), resumption, "")
+    assert counted.best.bits_per_byte == 1.0  # of early stopping alone
 
 
 def test_a_killed_resume_without_a_save_is_told_from_a_run_that_is_done(tmp_path):
