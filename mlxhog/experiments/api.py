@@ -28,6 +28,8 @@ CALL = "compare()"
 INCONCLUSIVE = "inconclusive"
 NO_P_VALUE = "there is no p-value, which would count only for a number of pairs fixed before"
 
+OF_CLUSTER = {one.name for one in options(TrainConfig).values() if one.group == "cluster"}
+
 Subject = str | Path | TrainConfig | Mapping[str, object] | None
 
 
@@ -127,7 +129,7 @@ def find_side(subject: str | None, overrides: Sequence[ConfigSource], root: Path
         except RunError as error:
             raise not_found(subject, root, error) from error
         title, values = run.name, read_yaml(run.config_path)
-        left_out = {"follow", *decided_anew(values, overrides, run.automatic())}
+        left_out = {"follow", *OF_CLUSTER, *decided_anew(values, overrides, run.automatic())}
         values = {name: value for name, value in values.items() if name not in left_out}
         if run.model.is_dir() and values.get("model", ("",))[0] not in architectures():
             values = {**values, "model": (str(run.model), str(run.config_path))}
@@ -136,9 +138,10 @@ def find_side(subject: str | None, overrides: Sequence[ConfigSource], root: Path
 
 def _from_the_start(title: str, config: TrainConfig, root: Path) -> Side:
     """Return a side whose runs start from the beginning; ConfigError if they would not."""
-    if name := next((one for one in ("resume", "follow") if getattr(config, one)), None):
+    if name := next((one for one in ("resume", "follow", "cluster") if getattr(config, one)), None):
         raise ConfigError(
-            f"{title}: {name}: both sides start from the beginning, on the same text; leave it out"
+            f"{title}: {name}: both sides start from the beginning, alone, on the same text; leave "
+            "it out"
         )
     if config.init_from is not None:  # the runs of a comparison stand in another folder
         config = config.having(init_from=checkpoint.lasting_name(config.init_from, root))

@@ -151,7 +151,15 @@ def test_files_runs_and_names_are_sides_and_a_folder_of_runs_is_refused(tmp_path
     assert of_muon.config.lr is None  # its own, not that of the run's optimizer
 
 
-@each_of("values", [{"resume": "latest"}, {"follow": "new"}])
+def test_a_run_that_trained_in_a_cluster_is_a_side_that_trains_alone(tmp_path):
+    stored = runs.create(tmp_path, "old")
+    own = {"cluster": "10.0.0.1:8600", "round_every": 5, "cluster_machine": "ada"}
+    stored.config_path.write_text(TrainConfig(**own).to_yaml())
+    config = find_side(stored.name, [], tmp_path).config
+    assert (config.cluster, config.round_every, config.cluster_machine) == (None, 10.0, None)
+
+
+@each_of("values", [{"resume": "latest"}, {"follow": "new"}, {"cluster": "10.0.0.1:8600"}])
 def test_a_side_that_would_not_start_from_the_beginning_is_refused(values, tmp_path):
     for title, side in (("config", TrainConfig(**values)), ("defaults", values)):
         message = f"^{title}: {next(iter(values))}: both sides start from the beginning, .*leave it"
