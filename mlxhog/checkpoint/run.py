@@ -190,7 +190,7 @@ class Run:
             raise DataError(
                 f"the text of the run {self.name}, data {quoted_paths(spec)}, is not at "
                 f"{quoted_paths(full)}; put it back, or name its new place with --data PATH "
-                "(train, eval, analyze)"
+                "(train, eval, compare, analyze)"
             )
         return {**options, "data": (full, origin)}
 

@@ -13,7 +13,7 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.config import plugins
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import options
-from mlxhog.config.sources import ConfigSource, of_keywords, read_yaml, resolve
+from mlxhog.config.sources import ConfigSource, of_keywords, resolve
 from mlxhog.data.validation_set import n_labels
 from mlxhog.errors import ConfigError, RunError
 from mlxhog.experiments import BUDGETS, CompareConfig, paired_test
@@ -128,7 +128,8 @@ def find_side(subject: str | None, overrides: Sequence[ConfigSource], root: Path
             run = runs.find(subject, root)
         except RunError as error:
             raise not_found(subject, root, error) from error
-        title, values = run.name, read_yaml(run.config_path)
+        data = next((str(one["data"][0]) for one in overrides if "data" in one), None)
+        title, values = run.name, run.options(data=data)
         left_out = {"follow", *OF_CLUSTER, *decided_anew(values, overrides, run.automatic())}
         values = {name: value for name, value in values.items() if name not in left_out}
         if run.model.is_dir() and values.get("model", ("",))[0] not in architectures():

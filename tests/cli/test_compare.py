@@ -15,7 +15,7 @@ import pytest
 from mlxhog.checkpoint import run as runs
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare, textfiles
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, DataError
 from mlxhog.experiments.api import _side, find_side
 from mlxhog.experiments.pairs import Comparison, RunPair
 from mlxhog.optim import AdamW
@@ -157,6 +157,23 @@ def test_a_run_that_trained_in_a_cluster_is_a_side_that_trains_alone(tmp_path):
     stored.config_path.write_text(TrainConfig(**own).to_yaml())
     config = find_side(stored.name, [], tmp_path).config
     assert (config.cluster, config.round_every, config.cluster_machine) == (None, 10.0, None)
+
+
+def test_a_run_is_a_side_from_any_folder_whose_text_is_where_it_was_or_is_named(
+    tmp_path, monkeypatch
+):
+    text = tmp_path / "notes"
+    text.mkdir()
+    stored = runs.create(tmp_path / "runs", "old")
+    stored.config_path.write_text(TrainConfig(data="notes").to_yaml())
+    stored.write_status({"status": "done", "data_path": str(text)})
+    monkeypatch.chdir(stored.directory)
+    assert find_side(str(stored.directory), [], tmp_path).config.data == str(text)
+    text.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match="is not at .*notes; .*--data PATH"):
+        find_side(str(stored.directory), [], tmp_path)
+    moved = {"data": ("../../moved", "--data")}
+    assert find_side(str(stored.directory), [moved], tmp_path).config.data == "../../moved"
 
 
 @each_of("values", [{"resume": "latest"}, {"follow": "new"}, {"cluster": "10.0.0.1:8600"}])
