@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class _TrainOptions(Plugins, Download, Quiet):
     config: str | None = option(
-        None, "YAML file with the names below as keys", metavar="FILE", short="c"
+        None, "YAML file with the names below as keys", metavar="FILE", short="c", is_path=True
     )
     dry_run: bool = option(False, "print the plan and exit")
 
