@@ -308,8 +308,7 @@ def create(root: Path, name: str, config: str = "", hold: ExitStack | None = Non
 
     Concurrency: two processes never get the same directory.
     """
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        raise RunError(f"run name {name!r}: use letters, digits, '.', '_' and '-' only")
+    run_files.check_name(name)
     stem = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}"
     n = 1
     while True:
