@@ -190,7 +190,7 @@ class Run:
             raise DataError(
                 f"the text of the run {self.name}, data {quoted_paths(spec)}, is not at "
                 f"{quoted_paths(full)}; put it back, or name its new place with --data PATH "
-                "(train, eval, analyze)"
+                "(train, eval, compare, analyze)"
             )
         return {**options, "data": (full, origin)}
 
@@ -308,8 +308,7 @@ def create(root: Path, name: str, config: str = "", hold: ExitStack | None = Non
 
     Concurrency: two processes never get the same directory.
     """
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        raise RunError(f"run name {name!r}: use letters, digits, '.', '_' and '-' only")
+    run_files.check_name(name)
     stem = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}"
     n = 1
     while True:

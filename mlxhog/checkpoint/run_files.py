@@ -4,15 +4,23 @@ A stranger's file, or one that was edited, may have any value anywhere. A file i
 every field here has its type, so its readers need no checks.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlxhog.base import plain_json, reading, typed
+from mlxhog.errors import RunError
 
 _MAX_TIME = 1e12  # seconds or microseconds, for more than any step takes
 DAMAGED = "damaged"  # status of a run whose `run.json` cannot be read
+
+
+def check_name(name: str) -> None:
+    """Raise RunError if the folder of a new run cannot have this name."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise RunError(f"run name {name!r}: use letters, digits, '.', '_' and '-' only")
 
 
 @dataclass(frozen=True, kw_only=True)

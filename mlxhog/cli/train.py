@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class _TrainOptions(Plugins, Download, Quiet):
     config: str | None = option(
-        None, "YAML file with the names below as keys", metavar="FILE", short="c"
+        None, "YAML file with the names below as keys", metavar="FILE", short="c", is_path=True
     )
     dry_run: bool = option(False, "print the plan and exit")
 
@@ -61,8 +61,11 @@ class _TrainOptions(Plugins, Download, Quiet):
 def run(args: _TrainOptions, overrides: ConfigSource) -> CommandResult:
     config = configuration(args, overrides)
     if args.dry_run:
+        from mlxhog.checkpoint.run_files import check_name
         from mlxhog.training.plan.decide import make_plan
 
+        if config.name and config.resume is None:
+            check_name(config.name)
         plan = make_plan(config, progress=not args.quiet)
         from mlxhog.training.plan import preview
 

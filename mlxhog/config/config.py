@@ -316,7 +316,7 @@ class TrainConfig(ConfigBase):
     base_weights: str = _tuning(
         "keep",
         "dtype of the frozen weights, which all workers share; keep: that of the checkpoint",
-        choices=("keep", "float32", "bfloat16", "8bit", "4bit"), requires={"adapter": ()},
+        choices=("keep", "float32", "bfloat16", "8bit", "4bit"),
     )  # fmt: skip
     loss_on: str = _tuning(
         "assistant",

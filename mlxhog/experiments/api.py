@@ -13,7 +13,7 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.config import plugins
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import options
-from mlxhog.config.sources import ConfigSource, of_keywords, read_yaml, resolve
+from mlxhog.config.sources import ConfigSource, of_keywords, resolve
 from mlxhog.data.validation_set import n_labels
 from mlxhog.errors import ConfigError, RunError
 from mlxhog.experiments import BUDGETS, CompareConfig, paired_test
@@ -27,6 +27,8 @@ CALL = "compare()"
 
 INCONCLUSIVE = "inconclusive"
 NO_P_VALUE = "there is no p-value, which would count only for a number of pairs fixed before"
+
+OF_CLUSTER = {one.name for one in options(TrainConfig).values() if one.group == "cluster"}
 
 Subject = str | Path | TrainConfig | Mapping[str, object] | None
 
@@ -126,8 +128,9 @@ def find_side(subject: str | None, overrides: Sequence[ConfigSource], root: Path
             run = runs.find(subject, root)
         except RunError as error:
             raise not_found(subject, root, error) from error
-        title, values = run.name, read_yaml(run.config_path)
-        left_out = {"follow", *decided_anew(values, overrides, run.automatic())}
+        data = next((str(one["data"][0]) for one in overrides if "data" in one), None)
+        title, values = run.name, run.options(data=data)
+        left_out = {"follow", *OF_CLUSTER, *decided_anew(values, overrides, run.automatic())}
         values = {name: value for name, value in values.items() if name not in left_out}
         if run.model.is_dir() and values.get("model", ("",))[0] not in architectures():
             values = {**values, "model": (str(run.model), str(run.config_path))}
@@ -136,9 +139,10 @@ def find_side(subject: str | None, overrides: Sequence[ConfigSource], root: Path
 
 def _from_the_start(title: str, config: TrainConfig, root: Path) -> Side:
     """Return a side whose runs start from the beginning; ConfigError if they would not."""
-    if name := next((one for one in ("resume", "follow") if getattr(config, one)), None):
+    if name := next((one for one in ("resume", "follow", "cluster") if getattr(config, one)), None):
         raise ConfigError(
-            f"{title}: {name}: both sides start from the beginning, on the same text; leave it out"
+            f"{title}: {name}: both sides start from the beginning, alone, on the same text; leave "
+            "it out"
         )
     if config.init_from is not None:  # the runs of a comparison stand in another folder
         config = config.having(init_from=checkpoint.lasting_name(config.init_from, root))

@@ -272,7 +272,7 @@ class SearchOptions(StudyOptions):
     """A study that searches a space."""
 
     prune: bool = option(True, "end runs early whose candidate has a low rank at a rung")
-    space: str = option("space-small", "the search space: a YAML file or a name")
+    space: str = option("space-small", "the search space: a YAML file or a name", is_path=True)
     sampler: str | None = option(
         None, "sampler of candidates", choices=("grid", "random", "evolution", "tpe"),
         none="grid; random with --candidates or in a large space with bounds",

@@ -19,7 +19,7 @@ from mlxhog.cli import COMMANDS, find, main, names
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.progress import Result
-from tests.cli.command import said
+from tests.cli.command import refused, said
 from tests.display.sample_run import PROGRESS, WORKER
 from tests.pairs import each_of
 from tests.words import misread_by_zsh
@@ -126,6 +126,12 @@ def test_what_stops_a_command_is_one_message_and_its_exit_code(
     out, err = capsys.readouterr()
     assert err.endswith(message)
     assert (out, len(err.splitlines())) == ("", 1)
+
+
+def test_a_dry_run_refuses_the_name_that_the_run_would(trainer, capsys):
+    for more in ([], ["--dry-run"]):
+        refused(capsys, "run name 'my run': use letters", "train", "--name", "my run", *more)
+    assert not trainer.make_plan.called
 
 
 def test_flags_have_their_types_and_data_takes_several_texts_in_one_flag_or_several(trainer):

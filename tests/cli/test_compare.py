@@ -15,7 +15,7 @@ import pytest
 from mlxhog.checkpoint import run as runs
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare, textfiles
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, DataError
 from mlxhog.experiments.api import _side, find_side
 from mlxhog.experiments.pairs import Comparison, RunPair
 from mlxhog.optim import AdamW
@@ -151,7 +151,32 @@ def test_files_runs_and_names_are_sides_and_a_folder_of_runs_is_refused(tmp_path
     assert of_muon.config.lr is None  # its own, not that of the run's optimizer
 
 
-@each_of("values", [{"resume": "latest"}, {"follow": "new"}])
+def test_a_run_that_trained_in_a_cluster_is_a_side_that_trains_alone(tmp_path):
+    stored = runs.create(tmp_path, "old")
+    own = {"cluster": "10.0.0.1:8600", "round_every": 5, "cluster_machine": "ada"}
+    stored.config_path.write_text(TrainConfig(**own).to_yaml())
+    config = find_side(stored.name, [], tmp_path).config
+    assert (config.cluster, config.round_every, config.cluster_machine) == (None, 10.0, None)
+
+
+def test_a_run_is_a_side_from_any_folder_whose_text_is_where_it_was_or_is_named(
+    tmp_path, monkeypatch
+):
+    text = tmp_path / "notes"
+    text.mkdir()
+    stored = runs.create(tmp_path / "runs", "old")
+    stored.config_path.write_text(TrainConfig(data="notes").to_yaml())
+    stored.write_status({"status": "done", "data_path": str(text)})
+    monkeypatch.chdir(stored.directory)
+    assert find_side(str(stored.directory), [], tmp_path).config.data == str(text)
+    text.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match="is not at .*notes; .*--data PATH"):
+        find_side(str(stored.directory), [], tmp_path)
+    moved = {"data": ("../../moved", "--data")}
+    assert find_side(str(stored.directory), [moved], tmp_path).config.data == "../../moved"
+
+
+@each_of("values", [{"resume": "latest"}, {"follow": "new"}, {"cluster": "10.0.0.1:8600"}])
 def test_a_side_that_would_not_start_from_the_beginning_is_refused(values, tmp_path):
     for title, side in (("config", TrainConfig(**values)), ("defaults", values)):
         message = f"^{title}: {next(iter(values))}: both sides start from the beginning, .*leave it"

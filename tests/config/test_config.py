@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval
 from mlxhog.cli.frame import RunsDirectory
-from mlxhog.cli.train import configuration
+from mlxhog.cli.train import _TrainOptions, configuration
 from mlxhog.cli.train import run as train
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options, settled
@@ -19,8 +19,9 @@ from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.errors import ConfigError
 from mlxhog.experiments import CompareConfig
-from mlxhog.mad.options import ExecutionConfig
+from mlxhog.mad.options import ExecutionConfig, SearchOptions
 from mlxhog.optim import AdamW, Apollo, Muon
+from mlxhog.research.classic.config import ClassicConfig
 from mlxhog.serving import LoadOptions
 from mlxhog.strategies import prediction_of, shares_moments, strategy_of
 from tests.pairs import each_of
@@ -85,9 +86,10 @@ def test_numbers_of_numpy_are_numbers():
 @each_of(
     ("cls", "names"),
     [(TrainConfig, ["runs_dir"]), (RunsDirectory, ["runs_dir"]), (LoadOptions, ["runs_dir"]),
-     (CompareConfig, ["runs_dir", "folder"]), (ExecutionConfig, ["studies_dir"])],
+     (CompareConfig, ["runs_dir", "folder"]), (ExecutionConfig, ["studies_dir"]),
+     (_TrainOptions, ["config"]), (SearchOptions, ["space"]), (ClassicConfig, ["data"])],
 )  # fmt: skip
-def test_a_folder_may_begin_with_the_home(monkeypatch, cls, names):
+def test_a_folder_or_a_file_may_begin_with_the_home(monkeypatch, cls, names):
     monkeypatch.setenv("HOME", "/home/ada")
     config = resolve(cls, [{name: ("~/mine", "--x") for name in names}])
     assert {getattr(config, name) for name in names} == {"/home/ada/mine"}

@@ -38,7 +38,7 @@ class ClassicConfig:
     """One run of a classic problem. None stands for the problem's default."""
 
     data: str | None = _problem(
-        None, "file of real data, in the problem's format", none="generated"
+        None, "file of real data, in the problem's format", none="generated", is_path=True
     )
     terminals: str | None = _problem(
         None,

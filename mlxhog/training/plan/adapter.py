@@ -11,6 +11,7 @@ from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.checkpoint.base_model import BaseModel
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import is_set
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.adapters import LoRA
@@ -46,7 +47,13 @@ def with_adapter(
 def base_of(
     config: TrainConfig, opened: Opened | None, resumption: Resumption | None
 ) -> BaseModel | None:
-    """Return the frozen base of a run with an adapter; None without one."""
+    """Return the frozen base of a run with an adapter, perhaps the checkpoint's; None without one.
+
+    Raises:
+        ConfigError: there is none, and `base_weights` is for one.
+    """
+    if config.adapter is None and is_set(config, "base_weights"):
+        raise ConfigError("base_weights: needs adapter; set that, or leave base_weights out")
     if config.adapter is None:
         return None
     if resumption is not None:

@@ -151,7 +151,7 @@ def _stored(
     if strategy != resolved.strategy:
         changes["strategy"] = strategy
     if begin is not None:
-        origins = {name: kept[name] for name in INITIAL_WEIGHTS if name in kept}
+        origins = {name: kept[name] for name in (*INITIAL_WEIGHTS, "name") if name in kept}
         changes |= {**origins, "resume": None, "reset_optimizer": False}
     return replace(resolved, **changes) if changes else resolved
 

@@ -179,10 +179,12 @@ class Resumption:
         return replace(budget, **used)
 
     def notes(self, workers: int) -> Iterable[str]:
-        """Where the run continues, with this number of workers."""
+        """Where the run continues, with this number of workers, and under which name."""
         is_over = self.own_budget is not None and self.own_budget.is_used_up
         only = ", its training is over: only the evaluation is left" * is_over
         yield f"resuming from step {self.state['used']['steps']}{only}"
+        if (name := self.config.name) not in (None, self.stored.get("name")):
+            yield f"it keeps its name, {self.run.name}: --name {name} is for a new run"
         if joined := self.state["joined"]:
             yield (
                 f"{abs(joined)} worker{'s' * (abs(joined) > 1)} had "

@@ -224,6 +224,8 @@ def decided_anew(
         if (value := own if value in (None, "auto") else value) is not None:
             values[name] = value
     left_out.update(without_effect(specs, values))
+    if _values(layers, "adapter")[-1:] in ([None], ["none"]):
+        left_out.add("base_weights")  # it has no `requires`: `init_from` may bring the adapter
     if _last(layers, "workers") not in (None, _last([stored], "workers")):
         changed.add("workers")
     if changed or _name([stored], STRATEGIES) is None:

@@ -285,6 +285,9 @@ def test_an_adapter_that_cannot_be_is_refused_before_a_run_begins(base, options,
 
 def test_an_adapter_continues_as_it_is_or_is_merged_first(base):
     result = train(adapted(base))
+    options = {"adapter": None, "base_weights": "4bit"}  # that of the checkpoint continues
+    plan = make_plan(adapted((base[0], result.checkpoint), **options))
+    assert (plan.model.adapter.rank, plan.base.weights) == (4, "4bit")
     with pytest.raises(ConfigError, match="is an adapter of rank 4 and alpha 8 already; .*--merge"):
         train(adapted((base[0], result.checkpoint), adapter="lora(rank=8)"))
     with pytest.raises(

@@ -120,6 +120,8 @@ GIVEN, OPEN = {"lr": 0.00424, "beta1": 0.75}, {"lr": None, "beta1": None}
         # A number of another choice is left out.
         ({"strategy": "diloco", "outer_lr": 0.5}, {"strategy": "sync"}, {"outer_lr": DEFAULT}),
         ({"val_subset_tokens": 512}, {"eval_every": 0}, {"val_subset_tokens": DEFAULT}),
+        ({"init_from": "x", "adapter": "lora", "base_weights": "4bit"}, {"adapter": "none"},
+         {"base_weights": DEFAULT}),
         # An optimizer keeps its numbers, as every choice does.
         ({"optimizer": "adamw", "beta2": 0.9, "eps": 0.1}, {"optimizer": "auto"},
          {"optimizer": AdamW(beta2=0.9, eps=0.1)}),
