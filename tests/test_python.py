@@ -96,6 +96,7 @@ def test_parity_returns_every_row_and_says_what_was_perturbed():
         ({"batch_size": 0}, r"parity\(\): batch_size is 0; wanted a whole number at least 1"),
         ({"seq_len": 0, "seed": -1}, r"(?s)seed is -1; .*seq_len is 0; wanted"),
         ({"steps": 2000}, "steps is 2000; wanted a whole number at least 0 and at most 1000"),
+        ({"dtype": "float16"}, "dtype is 'float16'; wanted one of float32, bfloat16"),
         ({"sides": "none-such"}, "--side none-such: "),
         ({"set": {"hidden_size": None}}, "the architecture lacks hidden_size"),
         ({"set": {"hidden_size": object()}}, r"set is \{.*; wanted NAME=VALUE"),
