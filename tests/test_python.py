@@ -75,9 +75,17 @@ def test_wrong_values_of_evaluate_and_load_are_errors_with_their_names(tmp_path,
         mlxhog.evaluate("none", [])
     with pytest.raises(mlxhog.ConfigError, match=r"load\(\): wait is 'soon'; wanted"):
         mlxhog.load("none", wait="soon")
+    with pytest.raises(mlxhog.ConfigError, match=r"evaluate\(\): strict_data is 'maybe'; wanted"):
+        mlxhog.evaluate("none", strict_data="maybe")
     for call in (partial(mlxhog.load, wait="10s"), mlxhog.evaluate):
         with pytest.raises(mlxhog.MlxhogError, match=f"{tmp_path}/mine has no runs"):
             call("none", runs_dir="~/mine")
+        with pytest.raises(mlxhog.ConfigError, match="is no name of a run .* such as result.run"):
+            call(mlxhog.Progress())
+        with pytest.raises(mlxhog.CheckpointError, match="File name too long"):
+            call("Fellow citizens, " * 20)
+        with pytest.raises(mlxhog.ConfigError, match=r"\(\): runs_dir is ''; wanted a path"):
+            call("none", runs_dir="")
 
 
 def test_parity_returns_every_row_and_says_what_was_perturbed():
