@@ -115,6 +115,18 @@ def test_parity_refuses_what_its_command_refuses(values, message):
         mlxhog.parity("mlstm" if "sides" in values else "tiny", backends="numpy", **values)
 
 
+@each_of(
+    ("a", "b", "values", "message"),
+    [
+        ({"lr": 1e-3}, {"lr": 1e-4}, {"time": 60, "steps": 9}, "time and steps are both given"),
+        ({"seed": 1}, {"seed": 2}, {"steps": 9}, "seed is not for one side of a comparison"),
+    ],
+)
+def test_compare_refuses_what_its_command_refuses(a, b, values, message):
+    with pytest.raises(mlxhog.ConfigError, match=message):
+        mlxhog.compare(a, b, model="no-such", **values)
+
+
 @pytest.mark.slow
 def test_compare_takes_mappings_files_and_configurations_and_continues(tmp_path):
     small = small_config(tmp_path)

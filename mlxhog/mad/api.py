@@ -17,6 +17,7 @@ from mlxhog.config.options import options
 from mlxhog.config.sources import (
     ConfigSource,
     of_keywords,
+    refuse_both,
     resolve,
     specs_of,
     suggestion,
@@ -359,9 +360,7 @@ def _read(
             specs.__contains__, how.__contains__, lambda name: name not in {*specs, *how},
         )
     )  # fmt: skip
-    for name in own:
-        if other := next((one for one in specs[name].excludes if one in texts), None):
-            raise ConfigError(f"{call}: {name} and {other} are both given; keep one")
+    refuse_both(call, cls, texts)
     return resolve(cls, [own]), recipe_of(recipe), resolve(ExecutionConfig, [session])
 
 
