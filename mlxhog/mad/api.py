@@ -344,7 +344,7 @@ def _read(
     lists = {name for name, spec in specs.items() if spec.many or spec.lines}
     texts = {
         name: ",".join(map(str, value)) + "," * (name == "seeds")
-        if isinstance(value, list | tuple) and name not in lists
+        if isinstance(value, list | tuple) and value and name not in lists
         else value
         for name, value in values.items()
     }
