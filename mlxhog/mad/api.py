@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from mlxhog.base.paths import expanded
-from mlxhog.base.quantities import python_number
 from mlxhog.config import plugins
 from mlxhog.config.options import options
 from mlxhog.config.sources import (
@@ -28,6 +27,7 @@ from mlxhog.experiments import CompareConfig
 from mlxhog.mad.options import (
     RECIPE,
     BenchOptions,
+    DeepenOptions,
     ExecutionConfig,
     Recipe,
     SearchOptions,
@@ -293,25 +293,25 @@ def deepen(
 
     Raises:
         ConfigError: no such study or architecture, or the depth is not possible.
+        EnvironmentLacks: the file cannot be written.
     """
     from mlxhog.mad import winner
 
     winner.check_file(output)
-    file, depth = expanded(output), python_number(depth)
-    if how not in ("stack", "stretch"):
-        raise ConfigError(f"deepen(): how is {how!r}; give stack or stretch")
+    values = {"depth": depth, "how": how, "dim": dim, "vocab": vocab}
+    sizes, file = resolve(DeepenOptions, [of_keywords("deepen()", values)]), expanded(output)
     named = what.store.directory if isinstance(what, Study) else what
     source, cfg = winner.read_source(str(named))
     deep = replace(
         cfg,
-        layers=winner.deepened(cfg.layers, depth, stack=how == "stack"),
-        hidden_size=python_number(dim) or cfg.hidden_size,
-        vocab_size=python_number(vocab) or cfg.vocab_size,
+        layers=winner.deepened(cfg.layers, sizes.depth, stack=sizes.how == "stack"),
+        hidden_size=sizes.dim or cfg.hidden_size,
+        vocab_size=sizes.vocab or cfg.vocab_size,
     )
     winner.write(file, deep)
     return DeepModel(
-        source=source, model=deep, how=how, unit=winner.unit_of(cfg.layers),
-        is_cut=how == "stack" and depth % len(cfg.layers) > 0, file=str(file),
+        source=source, model=deep, how=sizes.how, unit=winner.unit_of(cfg.layers),
+        is_cut=sizes.how == "stack" and sizes.depth % len(cfg.layers) > 0, file=str(file),
     )  # fmt: skip
 
 
