@@ -75,9 +75,17 @@ def test_wrong_values_of_evaluate_and_load_are_errors_with_their_names(tmp_path,
         mlxhog.evaluate("none", [])
     with pytest.raises(mlxhog.ConfigError, match=r"load\(\): wait is 'soon'; wanted"):
         mlxhog.load("none", wait="soon")
+    with pytest.raises(mlxhog.ConfigError, match=r"evaluate\(\): strict_data is 'maybe'; wanted"):
+        mlxhog.evaluate("none", strict_data="maybe")
     for call in (partial(mlxhog.load, wait="10s"), mlxhog.evaluate):
         with pytest.raises(mlxhog.MlxhogError, match=f"{tmp_path}/mine has no runs"):
             call("none", runs_dir="~/mine")
+        with pytest.raises(mlxhog.ConfigError, match="is no name of a run .* such as result.run"):
+            call(mlxhog.Progress())
+        with pytest.raises(mlxhog.CheckpointError, match="File name too long"):
+            call("Fellow citizens, " * 20)
+        with pytest.raises(mlxhog.ConfigError, match=r"\(\): runs_dir is ''; wanted a path"):
+            call("none", runs_dir="")
 
 
 def test_parity_returns_every_row_and_says_what_was_perturbed():
@@ -96,6 +104,7 @@ def test_parity_returns_every_row_and_says_what_was_perturbed():
         ({"batch_size": 0}, r"parity\(\): batch_size is 0; wanted a whole number at least 1"),
         ({"seq_len": 0, "seed": -1}, r"(?s)seed is -1; .*seq_len is 0; wanted"),
         ({"steps": 2000}, "steps is 2000; wanted a whole number at least 0 and at most 1000"),
+        ({"dtype": "float16"}, "dtype is 'float16'; wanted one of float32, bfloat16"),
         ({"sides": "none-such"}, "--side none-such: "),
         ({"set": {"hidden_size": None}}, "the architecture lacks hidden_size"),
         ({"set": {"hidden_size": object()}}, r"set is \{.*; wanted NAME=VALUE"),
@@ -104,6 +113,18 @@ def test_parity_returns_every_row_and_says_what_was_perturbed():
 def test_parity_refuses_what_its_command_refuses(values, message):
     with pytest.raises(mlxhog.ConfigError, match=message):
         mlxhog.parity("mlstm" if "sides" in values else "tiny", backends="numpy", **values)
+
+
+@each_of(
+    ("a", "b", "values", "message"),
+    [
+        ({"lr": 1e-3}, {"lr": 1e-4}, {"time": 60, "steps": 9}, "time and steps are both given"),
+        ({"seed": 1}, {"seed": 2}, {"steps": 9}, "seed is not for one side of a comparison"),
+    ],
+)
+def test_compare_refuses_what_its_command_refuses(a, b, values, message):
+    with pytest.raises(mlxhog.ConfigError, match=message):
+        mlxhog.compare(a, b, model="no-such", **values)
 
 
 @pytest.mark.slow

@@ -378,7 +378,7 @@ def run_of(checkpoint: Path) -> Run | None:
     """Return the run of a checkpoint's path, or None if the path is not in a run."""
     path = expanded(checkpoint).absolute()
     run = Run(path.parent.parent)
-    is_one = path.is_dir() and path.parent == run.checkpoints and is_run(run.directory)
+    is_one = path.parent == run.checkpoints and path.is_dir() and is_run(run.directory)
     return run if is_one else None
 
 
@@ -455,7 +455,7 @@ def find(spec: str, root: Path, *, whole: bool = False) -> Run:
             what, way = "the name", "add date and time"
         names = _listed([run.name for run in meant])
         raise RunError(f"{spec!r} is {what} of {len(meant)} runs: {names}; {way}")
-    if path.exists():
+    if os.path.exists(path):  # false also for a name that no file can have
         why = f"it has no {_STATUS}" if path.is_dir() else "it is a file"
         raise RunError(f"{path} is not a run: {why}; name a run's directory (mlxhog runs)")
     raise RunError(_not_found(spec, root, [run.name for run in runs]))

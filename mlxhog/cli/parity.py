@@ -70,9 +70,7 @@ class _Parity(RunsDirectory, Plugins, Download, Quiet):
     batch_size: int = option_of(ParityOptions, "batch_size")
     seq_len: int = option_of(ParityOptions, "seq_len", unit="tokens")
     steps: int = option_of(ParityOptions, "steps")
-    dtype: str = option(
-        "float32", "or bfloat16: gradients in mixed precision", choices=("float32", "bfloat16")
-    )
+    dtype: str = option_of(ParityOptions, "dtype")
     perturb: str | None = option(
         None, "self-test: change this parameter on one side; the comparison must then fail"
     )

@@ -46,6 +46,13 @@ def of_keywords(call: str, keywords: Mapping[str, object]) -> ConfigSource:
     }
 
 
+def refuse_both(call: str, cls: type, given: Collection[str]) -> None:
+    """Raise a ConfigError if two options are given of which one excludes the other."""
+    for name, spec in options(cls).items():
+        if other := next((one for one in spec.excludes if {name, one} <= {*given}), None):
+            raise ConfigError(f"{call}: {name} and {other} are both given; keep one")
+
+
 def read_yaml(path: Path, *, named: bool = False) -> ConfigSource:
     """Return the keys of a YAML file, or of a pipe that the user named, by flat names.
 

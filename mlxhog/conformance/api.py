@@ -37,6 +37,9 @@ class ParityOptions:
     batch_size: int = option(2, "sequences", low=1)
     seq_len: int = option(67, "tokens of each", unit="tokens", low=1)
     steps: int = option(3, "steps with each optimizer; 0 for none", low=0, high=1000)
+    dtype: str = option(
+        "float32", "or bfloat16: gradients in mixed precision", choices=("float32", "bfloat16")
+    )
 
 
 def parity(
@@ -49,7 +52,7 @@ def parity(
     batch_size: int = ParityOptions.batch_size,
     seq_len: int = ParityOptions.seq_len,
     steps: int = ParityOptions.steps,
-    dtype: str = "float32",
+    dtype: str = ParityOptions.dtype,
     perturb: str | None = None,
     plugin: str | Path | Sequence[str | Path] | None = None,
     sides: Sides = (),
@@ -113,6 +116,8 @@ def parity(
     """
     asked: dict[str, object] = {"set": set, "seed": seed, "steps": steps}
     asked |= {"batch_size": batch_size, "seq_len": seq_len}
+    if not sides:  # whose cases have tolerances in other types, too
+        asked["dtype"] = dtype
     how = resolve(ParityOptions, [of_keywords("parity()", asked)])
     if sides:
         sides = [sides] if isinstance(sides, str) else sides
@@ -136,13 +141,13 @@ def parity(
         )
     kind = "checkpoint" if options_of(where) is None else "config"
     sizes: dict[str, Any] = {"seed": how.seed, "steps": how.steps}
-    sizes |= {"shape": (how.batch_size, how.seq_len), "dtype": dtype}
+    sizes |= {"shape": (how.batch_size, how.seq_len), "dtype": how.dtype}
     opened = open_subject(kind, where, expanded(runs_dir), how.set, **sizes)
     families.check_length(opened.cfg, how.seq_len)
     chosen, lacks = choose(backends, kernels)
-    if dtype != "float32" and not chosen[0].float64:
+    if how.dtype != "float32" and not chosen[0].float64:
         raise ConfigError(
-            f"--dtype {dtype} needs the side numpy, whose roundings its tolerances are derived "
+            f"--dtype {how.dtype} needs the side numpy, whose roundings its tolerances are derived "
             "from; add numpy to --backends"
         )
     check_memory(opened, chosen)

@@ -100,6 +100,7 @@ def score(
     Raises:
         Diverged: the model's loss is not finite.
     """
+    seq_len = min(seq_len, max(SCORED_TOKENS, file.n_tokens))  # rows are padded to it
     rows = validation_set.rows_of_batch(param_count(config), seq_len)
     how: dict[str, Any] = {"seq_len": seq_len, "batch_size": rows}
     n_batches, total = validation_set.n_batches(file, **how), TextScore()

@@ -13,12 +13,12 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.config import plugins
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import options
-from mlxhog.config.sources import ConfigSource, of_keywords, resolve
+from mlxhog.config.sources import ConfigSource, of_keywords, refuse_both, resolve
 from mlxhog.data.validation_set import n_labels
 from mlxhog.errors import ConfigError, RunError
 from mlxhog.experiments import BUDGETS, CompareConfig, paired_test
 from mlxhog.experiments.paired_test import PairedResult
-from mlxhog.experiments.pairs import Comparison, RunPair, Side
+from mlxhog.experiments.pairs import SAME_FOR_BOTH, Comparison, RunPair, Side
 from mlxhog.experiments.target import not_found, options_of
 from mlxhog.models.registry import architectures
 from mlxhog.training.supervisor.api import decided_anew
@@ -94,6 +94,7 @@ def compare(
     for file in plugins.texts(plugin):
         plugins.load(file)
     own = {name: values.pop(name) for name in options(CompareConfig) if name in values}
+    refuse_both(CALL, CompareConfig, [name for name, value in own.items() if value is not None])
     terms, both = resolve(CompareConfig, [of_keywords(CALL, own)]), of_keywords(CALL, values)
     sides = [_side(one, both, Path(terms.runs_dir)) for one in (a, a if b is None else b)]
     folder = None if terms.folder is None else Path(terms.folder)
@@ -114,6 +115,11 @@ def _side(subject: Subject, both: ConfigSource, root: Path) -> Side:
             )
         return _from_the_start("config", subject, root)
     if isinstance(subject, Mapping):
+        if name := next((one for one in SAME_FOR_BOTH if one in subject), None):
+            raise ConfigError(
+                f"{CALL}: {name} is not for one side of a comparison, which sets it for both; "
+                "leave it out there"
+            )
         return find_side(None, [both, of_keywords(CALL, subject)], root)
     return find_side(None if subject is None else str(subject), [both], root)
 

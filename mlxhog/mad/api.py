@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from mlxhog.base.paths import expanded
-from mlxhog.base.quantities import python_number
 from mlxhog.config import plugins
 from mlxhog.config.options import options
 from mlxhog.config.sources import (
     ConfigSource,
     of_keywords,
+    refuse_both,
     resolve,
     specs_of,
     suggestion,
@@ -27,6 +27,7 @@ from mlxhog.experiments import CompareConfig
 from mlxhog.mad.options import (
     RECIPE,
     BenchOptions,
+    DeepenOptions,
     ExecutionConfig,
     Recipe,
     SearchOptions,
@@ -292,25 +293,25 @@ def deepen(
 
     Raises:
         ConfigError: no such study or architecture, or the depth is not possible.
+        EnvironmentLacks: the file cannot be written.
     """
     from mlxhog.mad import winner
 
     winner.check_file(output)
-    file, depth = expanded(output), python_number(depth)
-    if how not in ("stack", "stretch"):
-        raise ConfigError(f"deepen(): how is {how!r}; give stack or stretch")
+    values = {"depth": depth, "how": how, "dim": dim, "vocab": vocab}
+    sizes, file = resolve(DeepenOptions, [of_keywords("deepen()", values)]), expanded(output)
     named = what.store.directory if isinstance(what, Study) else what
     source, cfg = winner.read_source(str(named))
     deep = replace(
         cfg,
-        layers=winner.deepened(cfg.layers, depth, stack=how == "stack"),
-        hidden_size=python_number(dim) or cfg.hidden_size,
-        vocab_size=python_number(vocab) or cfg.vocab_size,
+        layers=winner.deepened(cfg.layers, sizes.depth, stack=sizes.how == "stack"),
+        hidden_size=sizes.dim or cfg.hidden_size,
+        vocab_size=sizes.vocab or cfg.vocab_size,
     )
     winner.write(file, deep)
     return DeepModel(
-        source=source, model=deep, how=how, unit=winner.unit_of(cfg.layers),
-        is_cut=how == "stack" and depth % len(cfg.layers) > 0, file=str(file),
+        source=source, model=deep, how=sizes.how, unit=winner.unit_of(cfg.layers),
+        is_cut=sizes.how == "stack" and sizes.depth % len(cfg.layers) > 0, file=str(file),
     )  # fmt: skip
 
 
@@ -343,7 +344,7 @@ def _read(
     lists = {name for name, spec in specs.items() if spec.many or spec.lines}
     texts = {
         name: ",".join(map(str, value)) + "," * (name == "seeds")
-        if isinstance(value, list | tuple) and name not in lists
+        if isinstance(value, list | tuple) and value and name not in lists
         else value
         for name, value in values.items()
     }
@@ -359,9 +360,7 @@ def _read(
             specs.__contains__, how.__contains__, lambda name: name not in {*specs, *how},
         )
     )  # fmt: skip
-    for name in own:
-        if other := next((one for one in specs[name].excludes if one in texts), None):
-            raise ConfigError(f"{call}: {name} and {other} are both given; keep one")
+    refuse_both(call, cls, texts)
     return resolve(cls, [own]), recipe_of(recipe), resolve(ExecutionConfig, [session])
 
 

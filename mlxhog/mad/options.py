@@ -297,6 +297,18 @@ class BenchOptions(StudyOptions):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class DeepenOptions:
+    """Sizes of a deeper model."""
+
+    depth: int = option(0, "layers of the new model", low=1, required=True)
+    how: str = option(
+        "stack", "repeat the whole sequence, or every part in place", choices=("stack", "stretch")
+    )
+    dim: int | None = option(None, "width of the new model", low=1, none="its own")
+    vocab: int | None = option(None, "tokens of its vocabulary", low=1, none="its own")
+
+
 # -- execution -------------------------------------------------------------------------------------
 
 _GROUP = "execution, which may change between sessions"

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.base.durable import replace_file
+from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.errors import ConfigError, StudyError
 from mlxhog.mad.objectives import OUT
 from mlxhog.mad.report.leaderboard import read_ranking
@@ -89,7 +89,8 @@ def check_file(path: str | Path) -> None:
 def write(path: Path, cfg: MADConfig) -> None:
     """Write a model file with every hyperparameter of every layer, or replace it."""
     whole = replace(cfg, layers=at_width(cfg.layers, cfg.hidden_size))
-    replace_file(path, to_yaml(whole).encode())
+    with disk_errors(f"writing {path}"):
+        replace_file(path, to_yaml(whole).encode())
 
 
 def elected(store: Store, top: int | None = None, output: Path | None = None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.base import machine
-from mlxhog.base.paths import expanded, names_in_common_folder, quoted_paths
+from mlxhog.base.paths import names_in_common_folder, quoted_paths
 from mlxhog.base.workers import one_backend
 from mlxhog.checkpoint import hub
 from mlxhog.checkpoint.checkpoint import locate
@@ -28,7 +28,7 @@ from mlxhog.decoding.scoring import TextScore, score, token_files, val_tokens
 from mlxhog.errors import ConfigError, DataError, shown
 from mlxhog.models.families import check_length
 from mlxhog.serving import CHECKPOINT, SEQ_LEN
-from mlxhog.serving.model import LoadedModel, load
+from mlxhog.serving.model import LoadedModel, load, spec_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,20 +120,21 @@ def evaluate(
         )
     asked = {"data": data, "text_key": text_key, "document_separator": document_separator}
     asked = {name: value for name, value in asked.items() if value is not None}
-    named = resolve(TrainConfig, [of_keywords("evaluate()", asked)])
+    typed = {"strict_data": strict_data, "runs_dir": runs_dir}
+    named = resolve(TrainConfig, [of_keywords("evaluate()", asked | typed)])
     for file in plugins.texts(plugin):
         plugins.load(file)
     show: Show = show_nothing if observer is None else lambda text: observer(text())
-    root = expanded(runs_dir)
-    path = locate(str(model), root, checkpoint)
+    root = Path(named.runs_dir)
+    path = locate(spec_of("evaluate()", model), root, checkpoint)
     if like is not None and data is not None:
         raise ConfigError("--like and --data both name the text to score; leave one out")
-    if data is None and (text_key, document_separator, strict_data) != (None, None, False):
+    if data is None and (text_key, document_separator, named.strict_data) != (None, None, False):
         raise ConfigError(
             "text_key, document_separator and strict_data say how --data is read; name a text "
             "with --data, or leave them out"
         )
-    source = path if like is None else locate(str(like), root)
+    source = path if like is None else locate(spec_of("evaluate()", like), root)
     trained = run_of(source.resolve())  # a run's `model` is a link to one
     text = None if data is None else named.data
     options = None if trained is None else train_config([trained.options(data=text)])
@@ -144,7 +145,7 @@ def evaluate(
         how = own.having(**{name: getattr(named, name) for name in asked})
         every = corpora.find(text, how.text_key, show, how.document_separator)
         every = prepare.with_loss_on(every.mapped(machine_data.read), own.loss_on)
-        corpus, _ = corpora.readable(every, strict=strict_data, show=show)
+        corpus, _ = corpora.readable(every, strict=named.strict_data, show=show)
     elif options is None:
         raise ConfigError(
             f"{hub.title(source) or source} is not a checkpoint of a run, so it has no validation "

@@ -25,7 +25,7 @@ from mlxhog.decoding.engine import Piece, answer
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.decoding.scoring import score_document
 from mlxhog.display.views import Tell
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.errors import ConfigError, DataError, shown
 from mlxhog.models import families, lm_native
 from mlxhog.models.families import ModelConfig
 from mlxhog.serving import BACKEND, READ_MODES, WAIT_S, LoadOptions
@@ -274,7 +274,8 @@ def load(
         plugins.load(file)
     own = resolve(LoadOptions, [of_keywords("load()", {"wait": wait, "runs_dir": runs_dir})])
     how: dict[str, Any] = {"weights": weights, "mode": mode, "wait_s": own.wait}
-    opened = open_source(os.fspath(model), Path(own.runs_dir), **how, say=say, pause=pause)
+    spec = spec_of("load()", model)
+    opened = open_source(spec, Path(own.runs_dir), **how, say=say, pause=pause)
     # If torch's thread pool spins between its jobs, the native operators lack its cores.
     policy = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     try:
@@ -285,6 +286,16 @@ def load(
     except BaseException:
         opened[0].close()
         raise
+
+
+def spec_of(call: str, model: object) -> str:
+    """Return what names a run or a checkpoint; ConfigError for an object of another type."""
+    if not isinstance(model, str | os.PathLike):
+        raise ConfigError(
+            f"{call}: {shown(model)} is no name of a run or a checkpoint; give its name or path, "
+            "such as result.run"
+        )
+    return str(os.fspath(model))
 
 
 def _text(name: str, value: str) -> str:

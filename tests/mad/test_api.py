@@ -7,7 +7,7 @@ import pytest
 
 from mlxhog import mad
 from mlxhog.base import plain_json
-from mlxhog.errors import ConfigError, StudyError
+from mlxhog.errors import ConfigError, EnvironmentLacks, StudyError
 from mlxhog.models.registry import load_architecture
 from tests.cli.command import told
 from tests.pairs import each_of
@@ -67,6 +67,7 @@ def test_a_deeper_model_has_numbers_of_numpy_and_a_file_below_the_home(tmp_path,
         (lambda: mad.search(SPACE, paralel=2), ConfigError, "did you mean 'parallel'"),
         (lambda: mad.bench("mlstm", studi="x"), ConfigError, r"bench\(\): .* mean 'study'"),
         (lambda: mad.search(SPACE, lr=1, rates=[1, 2]), ConfigError, "rates and lr are both given"),
+        (lambda: mad.search("none.yaml", tasks=[]), ConfigError, r"tasks is \[\]; wanted text"),
         (lambda: mad.bench(["mlstm", "gla"]), ConfigError, r"text, as in bench\(\*lines\)"),
         (lambda: mad.bench(), ConfigError, "give an architecture"),
         (lambda: mad.Study("s"), StudyError, "no study 's'"),
@@ -74,7 +75,17 @@ def test_a_deeper_model_has_numbers_of_numpy_and_a_file_below_the_home(tmp_path,
         (
             lambda: mad.deepen("mlstm", depth=2, output="a.yaml", how="up"),
             ConfigError,
-            "give stack or stretch",
+            "how is 'up'; wanted one of stack, stretch",
+        ),
+        (
+            lambda: mad.deepen("mlstm", depth="two", output="a.yaml", dim=0),
+            ConfigError,
+            "(?s)depth is 'two'; wanted .*dim is 0; wanted",
+        ),
+        (
+            lambda: mad.deepen("mlstm", depth=2.0, output="none/a.yaml"),
+            EnvironmentLacks,
+            "writing none/a.yaml failed: its directory no longer exists",
         ),
     ],
 )

@@ -11,9 +11,10 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from mlxhog import backends, errors, load
+from mlxhog import backends, errors, evaluate, load
 from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint.base_model import BaseModel
+from mlxhog.data import validation_set
 from mlxhog.data.tokenizers import train_bpe
 from mlxhog.decoding import scoring
 from mlxhog.decoding.options import Sampling
@@ -79,6 +80,25 @@ def test_an_adapter_of_a_run_is_read_beside_its_base_as_the_run_held_it(tmp_path
         with load(run.directory, backend="torch:cpu", weights=asked) as model:
             assert model.follower.source.weights == held
             assert np.array_equal(model.logits(ids), backend.all_logits(ids[None], None)[0][0])
+
+
+def test_a_short_text_is_not_padded_to_a_long_sequence(saved, tmp_path, monkeypatch):
+    shutil.copytree(checkpoint.latest(saved), tmp_path / "model")
+    (tmp_path / "letter.txt").write_text("Never wait. " * 20)
+    widths, batches = [], validation_set.batches
+
+    def seen(*args, **how):
+        for batch in batches(*args, **how):
+            widths.append(batch.x.shape[1])
+            yield batch
+
+    monkeypatch.setattr(validation_set, "batches", seen)
+    short, long = (
+        evaluate(tmp_path / "model", tmp_path / "letter.txt", seq_len=n, backend="torch:cpu")
+        for n in (300, 9000)
+    )
+    assert widths == [300, scoring.SCORED_TOKENS]
+    assert long.bits_per_byte == pytest.approx(short.bits_per_byte, rel=1e-5)
 
 
 def loads(**how):

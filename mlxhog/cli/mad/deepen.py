@@ -16,18 +16,18 @@ import shlex
 from dataclasses import dataclass
 
 from mlxhog.cli.frame import CommandResult, Json, Plugins, argument, command, option, writable
+from mlxhog.config.options import option_of
+from mlxhog.mad.options import DeepenOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Deepen(Plugins, Json):
     what: tuple[str, ...] = argument("WHAT...", "a study or an architecture")
-    depth: int = option(0, "layers of the new model", low=1, required=True)
-    how: str = option(
-        "stack", "repeat the whole sequence, or every part in place", choices=("stack", "stretch")
-    )
+    depth: int = option_of(DeepenOptions, "depth")
+    how: str = option_of(DeepenOptions, "how")
     output: str = option("", "model file to write or replace", required=True)
-    dim: int | None = option(None, "width of the new model", low=1, none="its own")
-    vocab: int | None = option(None, "tokens of its vocabulary", low=1, none="its own")
+    dim: int | None = option_of(DeepenOptions, "dim")
+    vocab: int | None = option_of(DeepenOptions, "vocab")
 
 
 @command(writes=True)
