@@ -331,6 +331,7 @@ class Comparison:
                     self.plans[letter].data.val,
                     self.seq_len,
                     self.val_subset_tokens,
+                    self.plans[letter].config.base_weights,
                 )
             except Failed as failure:
                 raise WorkerFailed(f"{result.run} cannot be scored: {failure}") from failure

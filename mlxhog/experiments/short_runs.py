@@ -105,14 +105,17 @@ def score(
     validation: TokenFile,
     seq_len: int,
     val_subset_tokens: int | None,
+    base_weights: str = "keep",
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return nats and bytes of batches of validation text at a checkpoint; runs in a child.
 
-    Each sequence begins without a state; `val_subset_tokens` None is all of the text.
+    Each sequence begins without a state; `val_subset_tokens` None is all of the text. The base of
+    an adapter has the format `base_weights`, as in the run.
     """
     opened = formats.open(checkpoint)
     scorer = backends.create_alone(backend)
-    scorer.load(opened.config, opened.tensors)
+    weights = "float32" if base_weights == "keep" else base_weights
+    scorer.load(opened.config, opened.tensors, weights=weights)
     return losses(scorer, validation, seq_len, val_subset_tokens)
 
 

@@ -173,7 +173,7 @@ class OwnSteps:
     """One worker's steps on parameters of its own; it writes no shared memory.
 
     Every step is computed at the same `params`, (n,) float32 in the layout of the slots. `decay`
-    names those with weight decay; `hidden` and `groups` are as of `strategies.build_optimizer`.
+    names those with weight decay; the others are as of `strategies.build_optimizer`.
     """
 
     def __init__(
@@ -184,9 +184,12 @@ class OwnSteps:
         decay: frozenset[str],
         hidden: frozenset[str] = frozenset(),
         groups: Groups | None = None,
+        tokens_per_step: int | None = None,
     ) -> None:
         self._config, self._params, self._number = config, params, 0
-        self.rule = strategies.build_optimizer(config, hidden, groups=groups)
+        self.rule = strategies.build_optimizer(
+            config, hidden, groups=groups, tokens_per_step=tokens_per_step
+        )
         self._target = UpdateTarget.alone(self.rule, params.copy(), slots, decay)
 
     def step(self, grads: Grads) -> Float32:
@@ -238,6 +241,7 @@ def compare_stale_gradients(
         plan.decay,
         families.hidden_matrices(model),
         families.rate_groups(model),
+        plan.strategy.tokens_per_step,
     )
 
     def flat(ticket: Ticket) -> Float32:

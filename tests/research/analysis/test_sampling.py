@@ -107,3 +107,11 @@ def test_gradients_get_stale_by_the_updates_of_others_which_leave_the_parameters
         assert (before.norms == after.norms).all()
     still, moved = cosines
     assert min(still) > 0.999 > max(moved)
+
+
+def test_updates_of_others_have_the_second_moment_of_its_half_life_in_tokens(tmp_path):
+    others, cosines = [(0, k) for k in range(DELAYS[-1])], []
+    for own in ("beta2_half_life=64", "beta2=0.5"):  # a step has 2 sequences of 32 tokens
+        small = subject(tmp_path, optimizer=f"adamw({own})", lr=1e-2)
+        cosines.append(compare_stale_gradients(Lane(None, 0), small, TICKETS[:1], others, ()))
+    assert cosines[0] == cosines[1]

@@ -4,11 +4,12 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mlxhog import load
+from mlxhog import evaluate, load
 from mlxhog.backends import frozen
 from mlxhog.base import mapped
 from mlxhog.base.quantities import format_count
@@ -18,6 +19,8 @@ from mlxhog.checkpoint.formats.converting import convert
 from mlxhog.cli import main
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import CheckpointError, ConfigError, MlxhogError
+from mlxhog.experiments import CompareConfig
+from mlxhog.experiments.pairs import Comparison, Side
 from mlxhog.models import families
 from mlxhog.models.adapters import LoRA
 from mlxhog.models.ops.frozen import names_of
@@ -63,6 +66,15 @@ def test_only_the_adapter_is_trained_and_saved(base):
         path.name for path in saved.path.iterdir()
     }
     assert not (saved.path / "model.safetensors").exists()
+
+
+def test_a_comparison_scores_an_adapter_beside_its_base_as_the_run_held_it(base, tmp_path):
+    config = adapted(base, base_weights="4bit")
+    result, side = train(config), Side("one", config)
+    comparison = Comparison(side, side, CompareConfig(steps=6), tmp_path)
+    here = SimpleNamespace(call=lambda limit_s, score, *given: score(None, *given))
+    bits = comparison._scored(here, "a", result).bits_per_byte
+    assert bits == pytest.approx(evaluate(result.run).bits_per_byte, rel=1e-6)
 
 
 @pytest.mark.slow
