@@ -120,8 +120,8 @@ def evaluate(
         )
     asked = {"data": data, "text_key": text_key, "document_separator": document_separator}
     asked = {name: value for name, value in asked.items() if value is not None}
-    given = {**asked, "strict_data": strict_data, "runs_dir": runs_dir}
-    named = resolve(TrainConfig, [of_keywords("evaluate()", given)])
+    named_options = {**asked, "strict_data": strict_data, "runs_dir": runs_dir}
+    named = resolve(TrainConfig, [of_keywords("evaluate()", named_options)])
     for file in plugins.texts(plugin):
         plugins.load(file)
     show: Show = show_nothing if observer is None else lambda text: observer(text())

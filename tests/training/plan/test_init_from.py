@@ -57,12 +57,12 @@ def test_a_run_begins_with_the_weights_alone(before, by):
     assert ("(step 10)" in plan.notes[0]) == (by != "transformers")
 
 
-@pytest.mark.parametrize(("name", "is_told"), [("second", True), ("first", False), (None, False)])
-def test_a_resumed_run_keeps_its_name_and_says_so_where_another_is_given(before, name, is_told):
+@pytest.mark.parametrize(("name", "is_noted"), [("second", True), ("first", False), (None, False)])
+def test_a_resumed_run_keeps_its_name_and_says_so_where_another_is_given(before, name, is_noted):
     folder, first = before
     plan = make_plan(small_config(folder, resume=first.run, name=name))
-    told = f"it keeps its name, {Path(first.run).name}: --name {name} is for a new run"
-    assert (told in plan.notes) == is_told
+    note = f"it keeps its name, {Path(first.run).name}: --name {name} is for a new run"
+    assert (note in plan.notes) == is_noted
     assert plan.stored.name == "first"
 
 

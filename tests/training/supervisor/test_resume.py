@@ -107,7 +107,7 @@ def test_a_resume_that_trained_nothing_leaves_the_run_as_it_was(tmp_path, monkey
 
     def interrupted(workers):
         spawn(workers)
-        starting.update(of.read_status())  # for whoever reads it after a kill
+        starting.update(of.read_status())  # as it stays after a kill
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Workers, "spawn", interrupted)
