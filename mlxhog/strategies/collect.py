@@ -40,8 +40,8 @@ With `determinism=rounds` worker k has the sequences of ticket k, and the bits a
     opened            time at which it was begun
     round_s           mean seconds of a round
     done_before       steps that this call took with other strategies
-    weight, summed    of a rank: sequences in its sum, and their attempt
-    summed_tokens     of a rank: tokens in its sum
+    summed            of a rank: attempt of its sum
+    sum_sequences, sum_tokens, sum_labels    of a rank: in its sum, see `BatchSize`
     seconds, gradients       of a rank: its mean time of a sequence, and their number
     free, late        of a rank: when it is expected to be free, and when it counts as late
     portion           of each sequence that is the first of one, see `_Claim` and `_portions`
@@ -64,7 +64,7 @@ from mlxhog.strategies import division, mean
 from mlxhog.strategies.mean import MeanGradient
 from mlxhog.strategies.rounds import NEVER, is_done
 from mlxhog.strategies.strategy import Segments, Strategy
-from mlxhog.strategies.worker import Idle, Lease, StrategyWorker, WriteResult
+from mlxhog.strategies.worker import BatchSize, Idle, Lease, StrategyWorker, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from mlxhog.strategies.context import Context
 
 ATTEMPTS: Final = 1 << 32
+SUM: Final = tuple(f"sum_{name}" for name in BatchSize._fields)  # words of a rank
 FREE, CLAIMED, ADDING, ADDED = range(4)
 LATE: Final = 1.5  # times the expected time of a portion; less is often noise
 PATIENCE_NS: Final = 10_000_000  # for workers that are expected to claim, and for late ones
@@ -244,13 +245,13 @@ class CollectWorker(StrategyWorker):
         self.context.entry.version_read = self.context.arena.counters.load("version")
         self.context.copy_to_param_buffer()
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+    def write(self, grads: Grads, lease: Lease, size: BatchSize) -> WriteResult:
         """Add a gradient, unless that of another worker has; after the last, end the round."""
         from mlxhog.arena.workers import WorkerPhase
 
         context, words, rank, own = self.context, self._words, self.context.rank, self._claim
         place, now_ns = ("portion", self._begin), monotonic_ns()
-        self._note(samples, now_ns - self._claimed_ns)
+        self._note(size.sequences, now_ns - self._claimed_ns)
         words["free", rank], words["late", rank] = now_ns, now_ns + PATIENCE_NS
         own = own._replace(state=ADDING)
         while (claim := _Claim.of(words[place]))._replace(owner=own.owner) == self._claim:
@@ -259,12 +260,12 @@ class CollectWorker(StrategyWorker):
         else:
             return WriteResult(False, version=context.arena.counters.load("version"), is_stale=True)
         context.entry.phase = WorkerPhase.APPLY
-        before = tokens = 0
+        before = BatchSize(0, 0, 0)
         if words["summed", rank] == own.attempt:
-            before, tokens = words["weight", rank], words["summed_tokens", rank]
-        self._mean.put(rank, grads, samples, before)
-        words["weight", rank] = before + samples
-        words["summed_tokens", rank] = tokens + self.tokens
+            before = self._summed(rank)
+        self._mean.put(rank, grads, size.labels, before.labels)
+        for name, one, more in zip(SUM, before, size, strict=True):
+            words[name, rank] = one + more
         words["summed", rank] = own.attempt
         words.compare_exchange(place, own.word, own._replace(state=ADDED).word)
         word = words["round"]
@@ -296,12 +297,17 @@ class CollectWorker(StrategyWorker):
         """Compute shares of the mean and the step until the round has ended."""
         context, words = self.context, self._words
         ranks = range(self.strategy.slots)
-        weights = {k: words["weight", k] for k in ranks if words["summed", k] == attempt}
-        self._until(partial(self._averages, round_, attempt, weights))
+        sums = {k: self._summed(k) for k in ranks if words["summed", k] == attempt}
+        weights = {k: one.labels for k, one in sums.items()}
+        counted = sum(one.sequences for one in sums.values())
+        self._until(partial(self._averages, round_, attempt, weights, counted))
         context.seqlock.begin_update()  # before any worker of the round can apply its share
         self._until(partial(self._applies, round_, weights))
         self._until(partial(self._ends, round_))
         context.seqlock.end_update()
+
+    def _summed(self, rank: int) -> BatchSize:
+        return BatchSize(*(self._words[name, rank] for name in SUM))
 
     def _until(self, is_done: Callable[[], bool]) -> None:
         """Do what can be done now, and wait for others where that is not all."""
@@ -311,7 +317,9 @@ class CollectWorker(StrategyWorker):
             time.sleep(NAP_S)
             entry.wait_ns += entry.beat() - nap_ns
 
-    def _averages(self, round_: int, attempt: int, weights: Mapping[int, int]) -> bool:
+    def _averages(
+        self, round_: int, attempt: int, weights: Mapping[int, int], counted: int
+    ) -> bool:
         """Compute the shares of the mean that no worker has; return whether all are computed."""
         words, n = self._words, self.strategy.workers
         own, done = _Claim(attempt, 0, self._owner, CLAIMED), 0
@@ -323,7 +331,7 @@ class CollectWorker(StrategyWorker):
             ):
                 if not words.compare_exchange(("share", share), word, own.word):
                     continue
-                self._check(round_, sum(weights.values()))
+                self._check(round_, counted)
                 self._mean.average(share, n, weights)
                 words["share", share] = added.word
             elif claim.attempt == attempt and claim.state != ADDED:
@@ -430,7 +438,7 @@ class Collect(Strategy):
             "run": (
                 1, "round ended turn lr version opt_step tokens finite opened round_s done_before"
             ),
-            "rank": (self.slots, "weight summed summed_tokens seconds gradients free late"),
+            "rank": (self.slots, " ".join(SUM) + " summed seconds gradients free late"),
             "sequence": (self.sequences, "portion"),
             "ticket": (self.workers, "share"),
         }  # fmt: skip
@@ -472,7 +480,7 @@ class Collect(Strategy):
         took_s, mean_s = (monotonic_ns() - words["opened"]) / 1e9, words.real("round_s")
         words.set_real("round_s", mean_s + RISES * (took_s - mean_s) if mean_s else took_s)
         ranks = [rank for rank in range(self.slots) if words["summed", rank] == attempt]
-        added = sum(words["summed_tokens", rank] for rank in ranks)
+        added = sum(words["sum_tokens", rank] for rank in ranks)
         arena.counters.store("tokens", words["tokens"] + added)
         if finite:
             words["finite"] = round_
