@@ -35,13 +35,10 @@ With `determinism=rounds` worker k has the sequences of ticket k, and the bits a
     ended             rounds that were counted
     turn              incarnation of the worker that ends or begins a round; 0 is none
     lr, version, opt_step    of the round; updates before it
-    tokens            of this call before the round
+    tokens, done_before      of this call before the round; steps of it with other strategies
     finite            the last round whose gradient was finite
-    opened            time at which it was begun
-    round_s           mean seconds of a round
-    done_before       steps that this call took with other strategies
-    summed            of a rank: attempt of its sum
-    sum_sequences, sum_tokens, sum_labels    of a rank: in its sum, see `BatchSize`
+    opened, round_s   time at which it was begun; mean seconds of a round
+    summed, sum_*     of a rank: attempt of its sum, and what is in it, a `BatchSize`
     seconds, gradients       of a rank: its mean time of a sequence, and their number
     free, late        of a rank: when it is expected to be free, and when it counts as late
     portion           of each sequence that is the first of one, see `_Claim` and `_portions`
@@ -153,10 +150,9 @@ class CollectWorker(StrategyWorker):
         if all(one.state == ADDED for one in portions):
             entry, began_ns, waited_ns = context.entry, monotonic_ns(), context.entry.wait_ns
             self._ended = None
-            self._finish(round_, attempt)
+            self._finish(word)
             entry.dropped += self._ended is False
-            spent_ns = monotonic_ns() - began_ns - (entry.wait_ns - waited_ns)
-            entry.apply_ns += max(0, spent_ns)
+            entry.apply_ns += max(0, monotonic_ns() - began_ns - (entry.wait_ns - waited_ns))
             return Idle.WAIT
         if attempt != self._attempt:
             if self._is_idle:
@@ -226,9 +222,8 @@ class CollectWorker(StrategyWorker):
         words, own, now_ns = self._words, self.context.rank, monotonic_ns()
         soon = words["opened"] + PATIENCE_NS
         ranks = [k for k in alive.values() if k == own or now_ns < max(words["late", k], soon)]
-        begin_s = [
-            0.0 if rank == own else max(0, words["free", rank] - now_ns) / 1e9 for rank in ranks
-        ]
+        ends_ns = (now_ns if rank == own else words["free", rank] for rank in ranks)
+        begin_s = [max(0, end_ns - now_ns) / 1e9 for end_ns in ends_ns]
         share = division.sequences(rest, self._seconds(ranks), begin_s)[ranks.index(own)]
         return min(share, self.context.run.micro_batch)
 
@@ -260,9 +255,8 @@ class CollectWorker(StrategyWorker):
         else:
             return WriteResult(False, version=context.arena.counters.load("version"), is_stale=True)
         context.entry.phase = WorkerPhase.APPLY
-        before = BatchSize(0, 0, 0)
-        if words["summed", rank] == own.attempt:
-            before = self._summed(rank)
+        is_first = words["summed", rank] != own.attempt
+        before = BatchSize(0, 0, 0) if is_first else self._summed(rank)
         self._mean.put(rank, grads, size.labels, before.labels)
         for name, one, more in zip(SUM, before, size, strict=True):
             words[name, rank] = one + more
@@ -273,7 +267,7 @@ class CollectWorker(StrategyWorker):
         is_last = all(one.state == ADDED for one in self._portions(attempt))
         self._ended = None
         if round_ != words["ended"] and is_last and words["round"] == word:
-            self._finish(round_, attempt)
+            self._finish(word)
         version, is_part = context.arena.counters.load("version"), self._ended is None
         context.entry.dropped += self._ended is False
         return WriteResult(applied=bool(self._ended), version=version, is_part=is_part)
@@ -293,14 +287,14 @@ class CollectWorker(StrategyWorker):
 
     # -- the end of a round ----------------------------------------------------------------------
 
-    def _finish(self, round_: int, attempt: int) -> None:
+    def _finish(self, word: int) -> None:
         """Compute shares of the mean and the step until the round has ended."""
-        context, words = self.context, self._words
-        ranks = range(self.strategy.slots)
-        sums = {k: self._summed(k) for k in ranks if words["summed", k] == attempt}
+        context, words, (round_, attempt) = self.context, self._words, divmod(word, ATTEMPTS)
+        ranks = [k for k in range(self.strategy.slots) if words["summed", k] == attempt]
+        sums = {k: self._summed(k) for k in ranks}
         weights = {k: one.labels for k, one in sums.items()}
         counted = sum(one.sequences for one in sums.values())
-        self._until(partial(self._averages, round_, attempt, weights, counted))
+        self._until(partial(self._averages, word, weights, counted))
         context.seqlock.begin_update()  # before any worker of the round can apply its share
         self._until(partial(self._applies, round_, weights))
         self._until(partial(self._ends, round_))
@@ -317,11 +311,9 @@ class CollectWorker(StrategyWorker):
             time.sleep(NAP_S)
             entry.wait_ns += entry.beat() - nap_ns
 
-    def _averages(
-        self, round_: int, attempt: int, weights: Mapping[int, int], counted: int
-    ) -> bool:
+    def _averages(self, word: int, weights: Mapping[int, int], counted: int) -> bool:
         """Compute the shares of the mean that no worker has; return whether all are computed."""
-        words, n = self._words, self.strategy.workers
+        words, n, (round_, attempt) = self._words, self.strategy.workers, divmod(word, ATTEMPTS)
         own, done = _Claim(attempt, 0, self._owner, CLAIMED), 0
         added = own._replace(state=ADDED)
         for share in range(n):
@@ -479,9 +471,9 @@ class Collect(Strategy):
         arena.workers.entry(1).opt_step = words["opt_step"] + finite
         took_s, mean_s = (monotonic_ns() - words["opened"]) / 1e9, words.real("round_s")
         words.set_real("round_s", mean_s + RISES * (took_s - mean_s) if mean_s else took_s)
-        ranks = [rank for rank in range(self.slots) if words["summed", rank] == attempt]
-        added = sum(words["sum_tokens", rank] for rank in ranks)
-        arena.counters.store("tokens", words["tokens"] + added)
+        ranks = (k for k in range(self.slots) if words["summed", k] == attempt)
+        tokens = words["tokens"] + sum(words["sum_tokens", k] for k in ranks)
+        arena.counters.store("tokens", tokens)
         if finite:
             words["finite"] = round_
         arena.counters.store("steps", words["done_before"] + round_)
