@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any, Self
 
 from mlxhog.base.quantities import format_count, format_duration
-from mlxhog.config.config import EMULATED
+from mlxhog.config.train_options import EMULATED
 
 NGRAM, BASE = "n-gram", "base model"
 """Baselines of a run: n-grams of its training text, and the model that fine-tuning starts from."""

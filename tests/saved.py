@@ -3,8 +3,7 @@
 import numpy as np
 
 from mlxhog.base import tensors
-from mlxhog.checkpoint import checkpoint
-from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint import checkpoint, new_run
 from mlxhog.checkpoint.formats import peft
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.models.families import init_params
@@ -15,7 +14,7 @@ SMALL = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, nu
 
 def saved_run(out, name="small", model=SMALL, params=None, *, step=0):
     """A new run of a folder with one checkpoint, of initial values unless there are parameters."""
-    saved = runs.create(out, name)
+    saved = new_run.create(out, name)
     save(saved, model, params, step=step)
     return saved
 

@@ -18,7 +18,7 @@ updated, and older checkpoints removed. So a kill at any moment leaves the previ
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,13 +46,11 @@ from mlxhog.checkpoint.base_model import BaseModel, described_adapter, read_adap
 from mlxhog.checkpoint.formats import contents, peft, weights
 from mlxhog.checkpoint.formats.opening import read_config
 from mlxhog.checkpoint.run import BEST, LATEST, Run
-from mlxhog.config import plugins
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.xlstm_large import SPELLINGS, XLSTMLargeConfig
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -61,12 +59,6 @@ ADAPTER = "adapter.json"  # beside the config of a run that trains one
 MIN_BATCHES, FEW_MARGIN = 4, 0.01
 """Batches needed to estimate the noise of two evaluations' difference, and its share of the best
 score with fewer batches."""
-
-NOT_ARCHITECTURE = XLSTMLargeConfig.ignored | {
-    "chunk_size", "bos_token_id", "zero_init_residual", plugins.KEY,
-}  # fmt: skip
-"""Fields of config.json that change no equation of trained parameters, among them files of layers,
-whose digests are compared when they are loaded."""
 
 
 @dataclass(frozen=True)
@@ -430,58 +422,6 @@ def latest(run: Run) -> Path:
         else f"the run {run.directory} has no checkpoint: it ended before its first; begin it "
         f"again with mlxhog train --config {quoted(run.config_path)}"
     )
-
-
-def check_architecture(
-    checkpoint: Checkpoint, model: ModelConfig, ignored: Set[str] = frozenset()
-) -> None:
-    """Raise CheckpointError, with all differences, unless a model is the checkpoint's."""
-    several = differences(checkpoint.model, model, ignored)
-    if not families.same_adapter(checkpoint.model, model):
-        there, here = (
-            "no adapter" if one.adapter is None else one.adapter.title
-            for one in (checkpoint.model, model)
-        )
-        several.append(f"it trains {there} there and {here} here, or other layers of it")
-    if several:
-        raise CheckpointError(
-            f"{checkpoint.path} has another architecture: {'; '.join(several)}; "
-            "resume with the model it was trained with, or start a new run"
-        )
-
-
-def differences(there: ModelConfig, here: ModelConfig, ignored: Set[str]) -> list[str]:
-    """Return the differences of two architectures, some fields ignored, for a message."""
-    if there.model_type != here.model_type:
-        return [f"it is of the family {there.title}, the model of {here.title}"]
-    theirs, ours = (plain_json.loads(plain_json.dumps(one.to_dict())) for one in (there, here))
-    unread = {name for name in (*there.extra, *here.extra) if not name.endswith("_block")}
-    spelt = SPELLINGS.keys() if "hidden_size" in ours else ()  # two names in transformers' files
-    names = sorted((theirs.keys() | ours.keys()) - ignored - NOT_ARCHITECTURE - unread - {*spelt})
-    return [
-        _difference(name, theirs.get(name), ours.get(name))
-        for name in names
-        if theirs.get(name) != ours.get(name)
-    ]
-
-
-def _difference(field: str, there: object, here: object) -> str:
-    if isinstance(there, list) and isinstance(here, list) and field == "layers":
-        if len(there) != len(here):
-            return f"{field} has {len(there)} items there and {len(here)} here"
-        at = next(k for k in range(len(here)) if there[k] != here[k])
-        field, there, here = f"{field}[{at}]", there[at], here[at]
-    return f"{field} is {there!r} there and {here!r} here"
-
-
-def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
-    """Raise CheckpointError, with both digests, unless a tokenizer is the checkpoint's."""
-    saved = checkpoint.tokenizer
-    if (saved.sha256, saved.bos) != (tokenizer.sha256, tokenizer.bos):
-        raise CheckpointError(
-            f"{checkpoint.path} was trained with tokenizer {saved.name} {saved.sha256}, "
-            f"the data has {tokenizer.name} {tokenizer.sha256}; use the same tokenizer"
-        )
 
 
 def _described(model: ModelConfig, tokenizer: Tokenizer) -> dict[str, bytes]:

@@ -78,7 +78,7 @@ def _fields(run: "Run") -> dict[str, Any]:
 
 
 def _row(payload: Mapping[str, Any]) -> dict[str, str]:
-    from mlxhog.checkpoint.run import default_name
+    from mlxhog.checkpoint.new_run import default_name
 
     def shown(name: str, form: Callable[[float], str]) -> str:
         value = payload.get(name)

@@ -26,7 +26,7 @@ from mlxhog.base.durable import disk_errors
 from mlxhog.base.processes import require_children
 from mlxhog.base.quantities import format_duration, format_share
 from mlxhog.checkpoint import run as runs
-from mlxhog.checkpoint.run import default_name
+from mlxhog.checkpoint.new_run import default_name
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import specs_of, yaml_values_of
 from mlxhog.data import validation_set

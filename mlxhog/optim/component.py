@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Final, NamedTuple, TypeVar, cast
 
 from mlxhog.config.components import OPTIMIZERS, Component, ComponentRegistry, Constraints
-from mlxhog.config.config import DEFAULT_OPTIMIZER, TrainConfig
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, options
+from mlxhog.config.train_options import DEFAULT_OPTIMIZER
 from mlxhog.errors import ConfigError
 from mlxhog.optim.rule import Optimizer, OptimizerWrapper, Pairs, UpdateStep, UpdateTarget
 

@@ -23,7 +23,7 @@ from mlxhog.strategies.strategy import (
     strategy_of,
 )
 from mlxhog.strategies.sync import Sync
-from mlxhog.strategies.worker import Idle, Lease, StrategyWorker, TicketPart, WriteResult
+from mlxhog.strategies.worker import BatchSize, Idle, Lease, StrategyWorker, TicketPart, WriteResult
 
 ADAPTER_LR: Final = 5.0
 """Learning rate of an adapter over that of all parameters; `benchmarks/fine_tuning.py` found 2.5
@@ -151,8 +151,8 @@ def build_optimizer(
 
 
 __all__ = [
-    "SSP", "Aig", "AsyncPS", "AvgRuns", "Collect", "DiLoCo", "FedProx", "Hogwild", "Idle", "Lease",
-    "LocalSGD", "Locked", "RoundRobin", "Scaffold", "Serial", "Sim", "Strategy", "StrategyWorker",
-    "Sync", "TicketPart", "WriteResult", "build", "build_optimizer", "for_model", "prediction_of",
-    "shares_moments", "strategy_of",
+    "SSP", "Aig", "AsyncPS", "AvgRuns", "BatchSize", "Collect", "DiLoCo", "FedProx", "Hogwild",
+    "Idle", "Lease", "LocalSGD", "Locked", "RoundRobin", "Scaffold", "Serial", "Sim", "Strategy",
+    "StrategyWorker", "Sync", "TicketPart", "WriteResult", "build", "build_optimizer", "for_model",
+    "prediction_of", "shares_moments", "strategy_of",
 ]  # fmt: skip

@@ -35,13 +35,10 @@ With `determinism=rounds` worker k has the sequences of ticket k, and the bits a
     ended             rounds that were counted
     turn              incarnation of the worker that ends or begins a round; 0 is none
     lr, version, opt_step    of the round; updates before it
-    tokens            of this call before the round
+    tokens, done_before      of this call before the round; steps of it with other strategies
     finite            the last round whose gradient was finite
-    opened            time at which it was begun
-    round_s           mean seconds of a round
-    done_before       steps that this call took with other strategies
-    weight, summed    of a rank: sequences in its sum, and their attempt
-    summed_tokens     of a rank: tokens in its sum
+    opened, round_s   time at which it was begun; mean seconds of a round
+    summed, sum_*     of a rank: attempt of its sum, and what is in it, a `BatchSize`
     seconds, gradients       of a rank: its mean time of a sequence, and their number
     free, late        of a rank: when it is expected to be free, and when it counts as late
     portion           of each sequence that is the first of one, see `_Claim` and `_portions`
@@ -64,7 +61,7 @@ from mlxhog.strategies import division, mean
 from mlxhog.strategies.mean import MeanGradient
 from mlxhog.strategies.rounds import NEVER, is_done
 from mlxhog.strategies.strategy import Segments, Strategy
-from mlxhog.strategies.worker import Idle, Lease, StrategyWorker, WriteResult
+from mlxhog.strategies.worker import BatchSize, Idle, Lease, StrategyWorker, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -74,6 +71,7 @@ if TYPE_CHECKING:
     from mlxhog.strategies.context import Context
 
 ATTEMPTS: Final = 1 << 32
+SUM: Final = tuple(f"sum_{name}" for name in BatchSize._fields)  # words of a rank
 FREE, CLAIMED, ADDING, ADDED = range(4)
 LATE: Final = 1.5  # times the expected time of a portion; less is often noise
 PATIENCE_NS: Final = 10_000_000  # for workers that are expected to claim, and for late ones
@@ -152,10 +150,9 @@ class CollectWorker(StrategyWorker):
         if all(one.state == ADDED for one in portions):
             entry, began_ns, waited_ns = context.entry, monotonic_ns(), context.entry.wait_ns
             self._ended = None
-            self._finish(round_, attempt)
+            self._finish(word)
             entry.dropped += self._ended is False
-            spent_ns = monotonic_ns() - began_ns - (entry.wait_ns - waited_ns)
-            entry.apply_ns += max(0, spent_ns)
+            entry.apply_ns += max(0, monotonic_ns() - began_ns - (entry.wait_ns - waited_ns))
             return Idle.WAIT
         if attempt != self._attempt:
             if self._is_idle:
@@ -225,9 +222,8 @@ class CollectWorker(StrategyWorker):
         words, own, now_ns = self._words, self.context.rank, monotonic_ns()
         soon = words["opened"] + PATIENCE_NS
         ranks = [k for k in alive.values() if k == own or now_ns < max(words["late", k], soon)]
-        begin_s = [
-            0.0 if rank == own else max(0, words["free", rank] - now_ns) / 1e9 for rank in ranks
-        ]
+        ends_ns = (now_ns if rank == own else words["free", rank] for rank in ranks)
+        begin_s = [max(0, end_ns - now_ns) / 1e9 for end_ns in ends_ns]
         share = division.sequences(rest, self._seconds(ranks), begin_s)[ranks.index(own)]
         return min(share, self.context.run.micro_batch)
 
@@ -244,13 +240,13 @@ class CollectWorker(StrategyWorker):
         self.context.entry.version_read = self.context.arena.counters.load("version")
         self.context.copy_to_param_buffer()
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+    def write(self, grads: Grads, lease: Lease, size: BatchSize) -> WriteResult:
         """Add a gradient, unless that of another worker has; after the last, end the round."""
         from mlxhog.arena.workers import WorkerPhase
 
         context, words, rank, own = self.context, self._words, self.context.rank, self._claim
         place, now_ns = ("portion", self._begin), monotonic_ns()
-        self._note(samples, now_ns - self._claimed_ns)
+        self._note(size.sequences, now_ns - self._claimed_ns)
         words["free", rank], words["late", rank] = now_ns, now_ns + PATIENCE_NS
         own = own._replace(state=ADDING)
         while (claim := _Claim.of(words[place]))._replace(owner=own.owner) == self._claim:
@@ -259,12 +255,11 @@ class CollectWorker(StrategyWorker):
         else:
             return WriteResult(False, version=context.arena.counters.load("version"), is_stale=True)
         context.entry.phase = WorkerPhase.APPLY
-        before = tokens = 0
-        if words["summed", rank] == own.attempt:
-            before, tokens = words["weight", rank], words["summed_tokens", rank]
-        self._mean.put(rank, grads, samples, before)
-        words["weight", rank] = before + samples
-        words["summed_tokens", rank] = tokens + self.tokens
+        is_first = words["summed", rank] != own.attempt
+        before = BatchSize(0, 0, 0) if is_first else self._summed(rank)
+        self._mean.put(rank, grads, size.labels, before.labels)
+        for name, one, more in zip(SUM, before, size, strict=True):
+            words[name, rank] = one + more
         words["summed", rank] = own.attempt
         words.compare_exchange(place, own.word, own._replace(state=ADDED).word)
         word = words["round"]
@@ -272,7 +267,7 @@ class CollectWorker(StrategyWorker):
         is_last = all(one.state == ADDED for one in self._portions(attempt))
         self._ended = None
         if round_ != words["ended"] and is_last and words["round"] == word:
-            self._finish(round_, attempt)
+            self._finish(word)
         version, is_part = context.arena.counters.load("version"), self._ended is None
         context.entry.dropped += self._ended is False
         return WriteResult(applied=bool(self._ended), version=version, is_part=is_part)
@@ -292,16 +287,21 @@ class CollectWorker(StrategyWorker):
 
     # -- the end of a round ----------------------------------------------------------------------
 
-    def _finish(self, round_: int, attempt: int) -> None:
+    def _finish(self, word: int) -> None:
         """Compute shares of the mean and the step until the round has ended."""
-        context, words = self.context, self._words
-        ranks = range(self.strategy.slots)
-        weights = {k: words["weight", k] for k in ranks if words["summed", k] == attempt}
-        self._until(partial(self._averages, round_, attempt, weights))
+        context, words, (round_, attempt) = self.context, self._words, divmod(word, ATTEMPTS)
+        ranks = [k for k in range(self.strategy.slots) if words["summed", k] == attempt]
+        sums = {k: self._summed(k) for k in ranks}
+        weights = {k: one.labels for k, one in sums.items()}
+        counted = sum(one.sequences for one in sums.values())
+        self._until(partial(self._averages, word, weights, counted))
         context.seqlock.begin_update()  # before any worker of the round can apply its share
         self._until(partial(self._applies, round_, weights))
         self._until(partial(self._ends, round_))
         context.seqlock.end_update()
+
+    def _summed(self, rank: int) -> BatchSize:
+        return BatchSize(*(self._words[name, rank] for name in SUM))
 
     def _until(self, is_done: Callable[[], bool]) -> None:
         """Do what can be done now, and wait for others where that is not all."""
@@ -311,9 +311,9 @@ class CollectWorker(StrategyWorker):
             time.sleep(NAP_S)
             entry.wait_ns += entry.beat() - nap_ns
 
-    def _averages(self, round_: int, attempt: int, weights: Mapping[int, int]) -> bool:
+    def _averages(self, word: int, weights: Mapping[int, int], counted: int) -> bool:
         """Compute the shares of the mean that no worker has; return whether all are computed."""
-        words, n = self._words, self.strategy.workers
+        words, n, (round_, attempt) = self._words, self.strategy.workers, divmod(word, ATTEMPTS)
         own, done = _Claim(attempt, 0, self._owner, CLAIMED), 0
         added = own._replace(state=ADDED)
         for share in range(n):
@@ -323,7 +323,7 @@ class CollectWorker(StrategyWorker):
             ):
                 if not words.compare_exchange(("share", share), word, own.word):
                     continue
-                self._check(round_, sum(weights.values()))
+                self._check(round_, counted)
                 self._mean.average(share, n, weights)
                 words["share", share] = added.word
             elif claim.attempt == attempt and claim.state != ADDED:
@@ -430,7 +430,7 @@ class Collect(Strategy):
             "run": (
                 1, "round ended turn lr version opt_step tokens finite opened round_s done_before"
             ),
-            "rank": (self.slots, "weight summed summed_tokens seconds gradients free late"),
+            "rank": (self.slots, " ".join(SUM) + " summed seconds gradients free late"),
             "sequence": (self.sequences, "portion"),
             "ticket": (self.workers, "share"),
         }  # fmt: skip
@@ -471,9 +471,9 @@ class Collect(Strategy):
         arena.workers.entry(1).opt_step = words["opt_step"] + finite
         took_s, mean_s = (monotonic_ns() - words["opened"]) / 1e9, words.real("round_s")
         words.set_real("round_s", mean_s + RISES * (took_s - mean_s) if mean_s else took_s)
-        ranks = [rank for rank in range(self.slots) if words["summed", rank] == attempt]
-        added = sum(words["summed_tokens", rank] for rank in ranks)
-        arena.counters.store("tokens", words["tokens"] + added)
+        ranks = (k for k in range(self.slots) if words["summed", k] == attempt)
+        tokens = words["tokens"] + sum(words["sum_tokens", k] for k in ranks)
+        arena.counters.store("tokens", tokens)
         if finite:
             words["finite"] = round_
         arena.counters.store("steps", words["done_before"] + round_)

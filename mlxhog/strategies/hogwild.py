@@ -31,7 +31,7 @@ from mlxhog.strategies.division import SynchronousShares
 from mlxhog.strategies.prediction import PredictingReader, PredictionOptions
 from mlxhog.strategies.strategy import Segments, Strategy
 from mlxhog.strategies.sync import Sync
-from mlxhog.strategies.worker import Idle, Lease, StrategyWorker, WriteResult
+from mlxhog.strategies.worker import BatchSize, Idle, Lease, StrategyWorker, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena.layout import Parameter
@@ -94,7 +94,7 @@ class HogwildWorker(StrategyWorker):
         if not self._live:
             self._reader.read(context.backend.param_buffer, context.threads)
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+    def write(self, grads: Grads, lease: Lease, size: BatchSize) -> WriteResult:
         """Apply this worker's update; those of other workers may land in between."""
         context, counters, entry = self.context, self.context.arena.counters, self.context.entry
         self._version_read = self._reads.popleft()

@@ -58,7 +58,7 @@ from mlxhog.strategies.delays import DelayFeedbackOptions, Delays, StaleGradient
 from mlxhog.strategies.prediction import PredictingReader, PredictionOptions
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
 from mlxhog.strategies.strategy import IndependentSteps, Segments
-from mlxhog.strategies.worker import Idle, Lease, WriteResult
+from mlxhog.strategies.worker import BatchSize, Idle, Lease, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -211,7 +211,7 @@ class InOrderWorker(NumberedWorker):
         context.entry.version_read = self._words["version", k]
         context.backend.copy_in(context.arena.segment(strategy.past()[k]), context.threads)
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+    def write(self, grads: Grads, lease: Lease, size: BatchSize) -> WriteResult:
         """Wait for the turn, apply the update, copy the parameters, pass the turn on."""
         context, words, turn, strategy = self.context, self._words, self._turn, self.strategy
         entry, end = context.entry, turn + context.workers
@@ -227,7 +227,7 @@ class InOrderWorker(NumberedWorker):
         is_stale = self._delays.factor(staleness) == 0.0
         applies = math.isfinite(norm) and not is_stale
         opt_step = context.arena.workers.entry(worker + 1).opt_step + applies
-        tokens = words["tokens"] + samples * context.run.seq_len
+        tokens = words["tokens"] + size.tokens
 
         def apply(record: StepRecord) -> None:
             lr = context.lr_at(turn - words["first"], words["tokens"], version)

@@ -40,7 +40,7 @@ from mlxhog.optim import updates
 from mlxhog.optim.component import optimizer_of
 from mlxhog.optim.gradients import Float32, Grads, Rows, dense, without_tables
 from mlxhog.strategies.rounds import NEVER, STAGES, Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.worker import Idle, Lease, TicketPart, WriteResult
+from mlxhog.strategies.worker import BatchSize, Idle, Lease, TicketPart, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -117,7 +117,7 @@ class LocalWorker(NumberedWorker):
         context.entry.version_read = context.arena.counters.load("version")
         context.backend.copy_in(self.copy, context.threads)
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+    def write(self, grads: Grads, lease: Lease, size: BatchSize) -> WriteResult:
         context, words, rank = self.context, self._words, self.context.rank
         direction: dict[str, Float32 | Rows] = dict(grads)
         slots = context.arena.layout.slots
@@ -129,7 +129,7 @@ class LocalWorker(NumberedWorker):
         context.seqlock.begin_update()
         updates_now = sum(self.strategy.each(words, "updates", self._group))
         staleness = updates_now - self._version_read
-        tokens = words["tokens", rank] + samples * context.run.seq_len
+        tokens = words["tokens", rank] + size.tokens
         counts = context.entry.opt_step + finite, words["updates", rank] + finite, tokens, finite
 
         def apply(record: StepRecord) -> None:

@@ -46,7 +46,7 @@ from mlxhog.optim.updates import STRIPE
 from mlxhog.strategies.delays import SpeedRescaled
 from mlxhog.strategies.hogwild import HogwildWorker, LockFree
 from mlxhog.strategies.strategy import Segments
-from mlxhog.strategies.worker import Idle, Lease, WriteResult
+from mlxhog.strategies.worker import BatchSize, Idle, Lease, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -82,8 +82,8 @@ class LockedWorker(HogwildWorker):
         self._lock.acquire(0)
         super()._pull()
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        outcome = super().write(grads, lease, samples)
+    def write(self, grads: Grads, lease: Lease, size: BatchSize) -> WriteResult:
+        outcome = super().write(grads, lease, size)
         self._lock.release(0)
         return outcome
 
@@ -124,7 +124,7 @@ class AigWorker(HogwildWorker):
         # Plain stores: the holder of the locks is the only writer.
         self._target = replace(self._target, mode=updates.WRITE_MODES["racy"])
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+    def write(self, grads: Grads, lease: Lease, size: BatchSize) -> WriteResult:
         import numpy as np
 
         slots, locks = self.context.arena.layout.slots, self._target.locks
@@ -133,7 +133,7 @@ class AigWorker(HogwildWorker):
         words = np.unique(np.concatenate(every)).tolist()  # neighbours may have one in common
         for word in words:
             locks.acquire(word)
-        outcome = super().write(grads, lease, samples)
+        outcome = super().write(grads, lease, size)
         for word in words:
             locks.release(word)
         return outcome
@@ -167,10 +167,10 @@ class AsyncPSWorker(LockedWorker):
         super()._pull()
         self._lock.release(0)
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+    def write(self, grads: Grads, lease: Lease, size: BatchSize) -> WriteResult:
         """Push: the server applies the gradient, unless it is not finite or too stale."""
         self._lock.acquire(0)
-        return super().write(grads, lease, samples)
+        return super().write(grads, lease, size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,9 +230,9 @@ class SSPWorker(AsyncPSWorker):
         ahead = self._words["clock", self.context.rank] - slowest
         return bool(ahead <= self.strategy.slack)
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+    def write(self, grads: Grads, lease: Lease, size: BatchSize) -> WriteResult:
         self._lock.acquire(0)
-        outcome = HogwildWorker.write(self, grads, lease, samples)
+        outcome = HogwildWorker.write(self, grads, lease, size)
         self._words["clock", self.context.rank] += 1
         self._lock.release(0)
         return outcome

@@ -50,7 +50,7 @@ def norm(arena: Arena) -> float:
 class MeanGradient:
     """One process's access to the gradients, their mean and the parameters.
 
-    `weights` are sequences by rank; a rank without any has no gradient.
+    `weights` are labels by rank; a rank without any has no gradient.
     """
 
     def __init__(self, context: Context, ranks: int) -> None:
@@ -63,16 +63,16 @@ class MeanGradient:
         costs = [context.optimizer.cost(slot) for slot in self._slots]
         self._shares = cache(partial(division.parameters, costs))
 
-    def put(self, rank: int, grads: Grads, samples: int, before: int = 0) -> None:
-        """Write a gradient of `samples` sequences in the place of the one before.
+    def put(self, rank: int, grads: Grads, labels: int, before: int = 0) -> None:
+        """Write the mean gradient of some labels in the place of the one before.
 
-        If that was of `before` sequences of the same step, the result is the mean of both.
+        If that was of `before` labels of the same step, the result is the mean of both.
         """
         import numpy as np
 
-        if not samples:
+        if not labels:
             return
-        kept, part = (np.float32(n / (before + samples)) for n in (before, samples))
+        kept, part = (np.float32(n / (before + labels)) for n in (before, labels))
         for name in self._arena.layout.tables:
             if isinstance(grad := grads[name], Rows):
                 if before:

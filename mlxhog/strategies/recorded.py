@@ -44,7 +44,7 @@ from mlxhog.strategies.context import Context
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from mlxhog.strategies.prediction import PredictingReader
 from mlxhog.strategies.strategy import Segments
-from mlxhog.strategies.worker import Idle, Lease, WriteResult
+from mlxhog.strategies.worker import BatchSize, Idle, Lease, WriteResult
 
 NEXT = "turns.next"
 SHARED = ("params", "m", "v", *prediction.SEGMENTS)
@@ -271,8 +271,8 @@ class RecordedWorker(OrderedWorker):
         self._sha256 = b"" if self._number % CHECK_EVERY else self._digest()
         context.backend.refresh()
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        outcome = super().write(grads, lease, samples)
+    def write(self, grads: Grads, lease: Lease, size: BatchSize) -> WriteResult:
+        outcome = super().write(grads, lease, size)
         self._number += 1
         numbers, accesses = self.journal.numbers, self.journal.accesses()
         event_log.append(self._log, RecordedStep(numbers, outcome.applied, accesses, self._sha256))

@@ -30,7 +30,7 @@ marks its tickets of all missed rounds as done, and continues with the newest.
     done_before, tokens_before   steps and tokens that this call took with other strategies
     lr, version  of the round; the version before it
     members      (R + 1) 2^24 of the last closed round R, + a bit for each member; no bit is all
-    weight       sequences in a rank's batch, the weight of its gradient
+    weight       labels in a rank's batch, the weight of its gradient
     ready        1 + the round that a rank is ready to begin
     seconds, gradients, sequences   of a rank, see `division.py`
     tokens       of a rank, in the updates that it has applied
@@ -55,7 +55,7 @@ from mlxhog.strategies.division import SharesBySpeed, SynchronousShares
 from mlxhog.strategies.mean import MeanGradient
 from mlxhog.strategies.rounds import STAGES, Numbered, NumberedWorker, StepRecord
 from mlxhog.strategies.strategy import Segments
-from mlxhog.strategies.worker import Idle, Lease, WriteResult
+from mlxhog.strategies.worker import BatchSize, Idle, Lease, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -141,12 +141,12 @@ class SyncWorker(NumberedWorker):
         self.context.copy_to_param_buffer()
         self._began_ns = monotonic_ns()
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+    def write(self, grads: Grads, lease: Lease, size: BatchSize) -> WriteResult:
         """Average the members' gradients, and apply a share, unless this one is too late."""
         context, words, strategy, rank = self.context, self._words, self.strategy, self.context.rank
         round_ = words["stages", rank] // STAGES
         if strategy.members(words)[0] == round_:
-            put = partial(self._put, grads, samples)
+            put = partial(self._put, grads, size)
             strategy.run_stage(words, rank, STAGES * round_, put)
         context.wait_until(lambda: self._is_closed(round_))
         closed, self._members = strategy.members(words)
@@ -155,9 +155,8 @@ class SyncWorker(NumberedWorker):
             version = context.arena.counters.load("version")
             return WriteResult(applied=False, version=version, is_stale=True)
         context.seqlock.begin_update()  # before any worker of the round can apply its share
-        self.run_stages(
-            STAGES * round_ + 1, (self._average, partial(self._end, lease)), self._members
-        )
+        end = partial(self._end, lease, size.tokens)
+        self.run_stages(STAGES * round_ + 1, (self._average, end), self._members)
         context.seqlock.end_update()
         if self.counts_step():
             strategy.count_tokens(context.arena)
@@ -180,25 +179,25 @@ class SyncWorker(NumberedWorker):
 
     # -- the stages of a round -------------------------------------------------------------------
 
-    def _put(self, grads: Grads, samples: int) -> None:
+    def _put(self, grads: Grads, size: BatchSize) -> None:
         """Write the worker's gradient and its weight (first stage)."""
         rank = self.context.rank
         if self._speeds is not None:
-            self._speeds.note(rank, samples, monotonic_ns() - self._began_ns)
-        self._words["weight", rank] = samples
-        self._mean.put(rank, grads, samples)
+            self._speeds.note(rank, size.sequences, monotonic_ns() - self._began_ns)
+        self._words["weight", rank] = size.labels
+        self._mean.put(rank, grads, size.labels)
 
     def _average(self) -> None:
         """Compute this worker's share of the mean, and its sums of squares (second stage)."""
         self._mean.average(*self._share(), self._weights())
 
-    def _end(self, lease: Lease) -> None:
+    def _end(self, lease: Lease, tokens: int) -> None:
         """Apply this worker's share of the update, and count it (last stage)."""
         words = self._words
         finite = math.isfinite(mean.norm(self.context.arena))
         version = self.context.entry.version_read + finite  # the same for every member
         opt_step = words["opt_step"] + finite  # which the state has seen, not each member
-        tokens = words["tokens", self.context.rank] + self.tokens
+        tokens += words["tokens", self.context.rank]
         self.apply_once(lease, (opt_step, version, tokens, finite), self._apply)
 
     def _apply(self, record: StepRecord) -> None:

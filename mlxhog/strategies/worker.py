@@ -35,6 +35,14 @@ class Lease(NamedTuple):
     parts: tuple[TicketPart, ...] | None = None  # perhaps of other tickets; None is the batch
 
 
+class BatchSize(NamedTuple):
+    """What a gradient was computed from."""
+
+    sequences: int
+    tokens: int  # inputs, without padding
+    labels: int  # that its loss counts: its weight in the mean of several gradients
+
+
 class WriteResult(NamedTuple):
     """Result of writing one gradient."""
 
@@ -49,7 +57,6 @@ class StrategyWorker(ABC):
     """One worker's part of a strategy, in its process."""
 
     counts_tokens: ClassVar[bool] = True  # each worker its own; else the strategy counts them
-    tokens = 0  # of the gradient that `write` gets
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -64,8 +71,8 @@ class StrategyWorker(ABC):
         """Copy the parameters of the next gradient to the backend."""
 
     @abstractmethod
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Apply the mean gradient of `samples` sequences, unless it is not finite; end the lease.
+    def write(self, grads: Grads, lease: Lease, size: BatchSize) -> WriteResult:
+        """Apply the mean gradient of a batch, unless it is not finite; end the lease.
 
         Without a sequence `grads` is empty.
         """

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint import new_run
 
 
 @pytest.fixture
 def run(tmp_path):
-    return runs.create(tmp_path / "runs", "test")
+    return new_run.create(tmp_path / "runs", "test")

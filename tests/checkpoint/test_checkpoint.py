@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from mlxhog.base import mapped
-from mlxhog.checkpoint import checkpoint, manifest
+from mlxhog.checkpoint import checkpoint, compatible, manifest
 from mlxhog.checkpoint import run as runs
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer
@@ -99,9 +99,9 @@ def test_a_run_that_another_machine_has_taken_gets_no_further_checkpoint(run):
 def test_a_tokenizer_travels_with_the_checkpoint(run):
     tokenizer = tokenizers.train_bpe([b"the state of the union " * 9], 270)
     loaded = checkpoint.load(save(run, step=1, tokenizer=tokenizer))
-    checkpoint.check_tokenizer(loaded, tokenizer)
+    compatible.check_tokenizer(loaded, tokenizer)
     with pytest.raises(CheckpointError, match=rf"{tokenizer.sha256}.*{ByteTokenizer().sha256}"):
-        checkpoint.check_tokenizer(loaded, ByteTokenizer())
+        compatible.check_tokenizer(loaded, ByteTokenizer())
 
 
 def test_transformers_loads_a_checkpoint_and_computes_the_same_logits(run):
@@ -358,8 +358,8 @@ def test_a_newest_checkpoint_without_its_record_is_named_and_no_older_one_is_tak
 def test_resuming_with_another_architecture_names_what_differs(run):
     loaded = checkpoint.load(save(run, step=1))
     others = {"chunk_size": 128, "use_cache": True, "zero_init_residual": True}
-    checkpoint.check_architecture(loaded, families.read(SMALL.to_dict() | others))
+    compatible.check_architecture(loaded, families.read(SMALL.to_dict() | others))
     words = "norm_eps is 1e-06 there and 1e-05 here; num_heads is 2 there and 4 here"
     other = {"num_heads": 4, "norm_eps": 1e-5}
     with pytest.raises(CheckpointError, match=words):
-        checkpoint.check_architecture(loaded, families.read(SMALL.to_dict() | other))
+        compatible.check_architecture(loaded, families.read(SMALL.to_dict() | other))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mlxhog.base import durable, reading
+from mlxhog.checkpoint import new_run
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks, RunError
@@ -29,7 +30,7 @@ def test_new_runs_are_private_named_after_their_time_and_apart(tmp_path):
 
     def create(name):
         barrier.wait(LIMIT_S)
-        results.extend(runs.create(tmp_path, name) for _ in range(3))
+        results.extend(new_run.create(tmp_path, name) for _ in range(3))
 
     in_threads(create, "xxxx")
     assert len({run.directory for run in results}) == 12
@@ -41,7 +42,7 @@ def test_new_runs_are_private_named_after_their_time_and_apart(tmp_path):
 
 
 def test_a_run_that_starts_is_found_with_its_options_and_held(tmp_path):
-    with runs.starting(tmp_path / "runs", "new", "lr: 0.5\n") as run:
+    with new_run.starting(tmp_path / "runs", "new", "lr: 0.5\n") as run:
         assert runs.find("latest", tmp_path / "runs") == run
         assert (run.is_starting(), run.is_locked()) == (True, True)
         assert run.config_path.read_text() == "lr: 0.5\n"
@@ -54,12 +55,12 @@ def test_a_start_that_fails_or_finds_no_room_leaves_nothing(tmp_path, monkeypatc
         (run.directory / "architecture").mkdir()
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), runs.starting(tmp_path / "runs", "new", "") as run:
+    with pytest.raises(KeyboardInterrupt), new_run.starting(tmp_path / "runs", "new", "") as run:
         fail(run)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(runs, "replace_file", full)
     with pytest.raises(EnvironmentLacks, match="full"):
-        runs.create(tmp_path, "new", "")
+        new_run.create(tmp_path, "new", "")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -148,7 +149,7 @@ def test_runs_are_listed_oldest_first_and_found_as_latest_by_name_and_by_path(
 ):
     root = tmp_path / "runs"
     assert runs.list_runs(root) == []
-    results = [runs.create(root, name) for name in ("b", "a", "c")]
+    results = [new_run.create(root, name) for name in ("b", "a", "c")]
     (root / "not-a-run").mkdir()
     assert runs.list_runs(root) == results
     assert runs.find("latest", root) == results[-1]
@@ -165,7 +166,7 @@ def test_runs_are_listed_oldest_first_and_found_as_latest_by_name_and_by_path(
 def test_the_latest_run_began_last_whatever_the_clock_said(tmp_path, monkeypatch):
     def begin(name, day):
         monkeypatch.setattr(time, "time_ns", lambda: day * 86_400 * 10**9)
-        return runs.create(tmp_path, name)
+        return new_run.create(tmp_path, name)
 
     begun = [begin(name, day) for name, day in (("a", 9), ("b", 7), ("c", 1), ("d", 8), ("e", 20))]
     begun[1].write_status({"status": "running"})  # as when it is resumed
@@ -173,7 +174,7 @@ def test_the_latest_run_began_last_whatever_the_clock_said(tmp_path, monkeypatch
     assert runs.find("latest", tmp_path) == begun[-1]
     # Runs that come from elsewhere have their place by their time.
     for name, day in (("past", 10), ("future", 30)):
-        other = runs.create(tmp_path / name, name)
+        other = new_run.create(tmp_path / name, name)
         other.write_status({"status": "done"})
         (other.directory / "run.json").write_text(json.dumps({"created_ns": day * 86_400 * 10**9}))
         os.rename(other.directory, tmp_path / other.name)
@@ -185,12 +186,12 @@ def test_the_latest_run_began_last_whatever_the_clock_said(tmp_path, monkeypatch
 
 def test_a_part_of_a_name_that_no_other_run_has_is_enough(tmp_path, monkeypatch):
     root = tmp_path / "runs"
-    notes, letters = (runs.create(root, name) for name in ("notes", "letters"))
+    notes, letters = (new_run.create(root, name) for name in ("notes", "letters"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes").mkdir()  # such as the run's data: no run, so it is not meant
     assert runs.find("notes", root) == notes
     assert runs.find("ter", root) == letters
-    runs.create(root, "notes-2")
+    new_run.create(root, "notes-2")
     assert runs.find("notes", root) == notes  # a name, though others have it as a part
     with pytest.raises(RunError, match="is part of the names of 2 runs") as caught:
         runs.find("otes", root)
@@ -213,7 +214,7 @@ def test_a_part_of_a_name_that_no_other_run_has_is_enough(tmp_path, monkeypatch)
     ],
 )
 def test_what_is_no_run_is_named_with_the_nearest(tmp_path, named, words):
-    run = runs.create(tmp_path, "sotu")
+    run = new_run.create(tmp_path, "sotu")
     values = {"name": run.name[:-2], "run": run.name, "folder": run.directory, "root": tmp_path}
     with pytest.raises(RunError) as caught:
         runs.find(named.format(**values), tmp_path)
@@ -227,7 +228,7 @@ def remove_and_wait(directory, connection):
 
 
 def test_a_removal_that_was_killed_leaves_no_half_run_and_the_next_one_clears_up(tmp_path):
-    first, second = (runs.create(tmp_path, name) for name in ("a", "b"))
+    first, second = (new_run.create(tmp_path, name) for name in ("a", "b"))
     here, there = CONTEXT.Pipe()
     child = CONTEXT.Process(target=remove_and_wait, args=(first.directory, there))
     child.start()

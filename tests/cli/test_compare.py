@@ -12,6 +12,7 @@ from unittest.mock import MagicMock, Mock
 import numpy as np
 import pytest
 
+from mlxhog.checkpoint import new_run
 from mlxhog.checkpoint import run as runs
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare, textfiles
@@ -152,7 +153,7 @@ def test_files_runs_and_names_are_sides_and_a_folder_of_runs_is_refused(tmp_path
 
 
 def test_a_run_that_trained_in_a_cluster_is_a_side_that_trains_alone(tmp_path):
-    stored = runs.create(tmp_path, "old")
+    stored = new_run.create(tmp_path, "old")
     own = {"cluster": "10.0.0.1:8600", "round_every": 5, "cluster_machine": "ada"}
     stored.config_path.write_text(TrainConfig(**own).to_yaml())
     config = find_side(stored.name, [], tmp_path).config
@@ -164,7 +165,7 @@ def test_a_run_is_a_side_from_any_folder_whose_text_is_where_it_was_or_is_named(
 ):
     text = tmp_path / "notes"
     text.mkdir()
-    stored = runs.create(tmp_path / "runs", "old")
+    stored = new_run.create(tmp_path / "runs", "old")
     stored.config_path.write_text(TrainConfig(data="notes").to_yaml())
     stored.write_status({"status": "done", "data_path": str(text)})
     monkeypatch.chdir(stored.directory)

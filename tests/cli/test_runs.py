@@ -9,6 +9,7 @@ import pytest
 
 from mlxhog.base.durable import disk_bytes
 from mlxhog.base.quantities import format_bytes
+from mlxhog.checkpoint import new_run
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
 from mlxhog.display.table import Section, exported
@@ -91,7 +92,7 @@ def test_every_state_is_a_word_with_advice_and_a_killed_run_shows_what_it_reache
     )  # fmt: skip
     write_run(root, "20260101-000000-gone", status={**DONE, "status": "diverged"})
     trains = write_run(root, "20260301-000000-now", status={**DONE, "status": "running"})
-    with runs.starting(root, "new", "") as new, trains.lock():
+    with new_run.starting(root, "new", "") as new, trains.lock():
         _, *shown = listed(capsys)
         assert sorted(line[1] for line in shown[:4]) == ["diverged", "early", "running", "starting"]
         (early,) = (line for line in shown if line[0] == run.name)
@@ -136,7 +137,7 @@ def test_show_asks_for_a_further_budget_only_where_the_run_has_used_up_its_own(r
 
 
 def test_what_a_run_killed_at_its_start_is_told_to_do_is_what_resume_says(root, capsys):
-    run = runs.create(root, "early", "lr: 0.5\n")  # of a process that was killed
+    run = new_run.create(root, "early", "lr: 0.5\n")  # of a process that was killed
     command = said(capsys, "show", "latest")[-1].partition("#")[0].split()
     assert command[:3] == ["mlxhog", "train", "--config"]
     assert Path(command[3]).samefile(run.config_path)
@@ -171,7 +172,7 @@ def test_a_run_elsewhere_is_named_in_advice_by_a_path_that_finds_it(tmp_path, ro
 
 @pytest.fixture
 def three(root):
-    return [runs.create(root, name) for name in ("a-one", "b-two", "b-three")]
+    return [new_run.create(root, name) for name in ("a-one", "b-two", "b-three")]
 
 
 def left(root):

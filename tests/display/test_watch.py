@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint import new_run
 from mlxhog.cli.watch import follow
 from mlxhog.display.record import RunRecord
 from tests.another_process import Program
@@ -85,7 +85,7 @@ def test_a_run_is_watched_and_not_disturbed_and_pipes_end_with_it(going_on):
 
 def test_a_start_is_waited_for_and_one_that_fails_is_an_error(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    failing = runs.starting(Path("runs"), "new", "")
+    failing = new_run.starting(Path("runs"), "new", "")
     run = failing.__enter__()
     monkeypatch.setattr(
         "mlxhog.cli.watch.time",

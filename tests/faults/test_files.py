@@ -14,7 +14,7 @@ import pytest
 
 from mlxhog.arena import event_log
 from mlxhog.base.output import LastingStream, OutputLost
-from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint import checkpoint, new_run
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
 from mlxhog.data.stream import StreamWriter, append_examples
@@ -33,7 +33,7 @@ REFUSALS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.ENOENT, errno.EACCES, er
 
 @pytest.fixture
 def run(tmp_path):
-    return runs.create(tmp_path / "runs", "small")
+    return new_run.create(tmp_path / "runs", "small")
 
 
 @pytest.mark.parametrize("number", REFUSALS)

@@ -13,7 +13,7 @@ import pytest
 from mlxhog import load, train
 from mlxhog.arena import Arena, plan, requests
 from mlxhog.arena.requests import socket_path
-from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint import new_run
 from mlxhog.checkpoint.checkpoint import write_model
 from mlxhog.checkpoint.run import RUNNING
 from mlxhog.data.tokenizers import ByteTokenizer
@@ -115,7 +115,7 @@ def test_a_run_that_starts_is_waited_for_and_is_never_answered_for_by_the_one_be
     before = saved_run(tmp_path, "before")
     said = []
     with contextlib.ExitStack() as stack:
-        new = stack.enter_context(runs.starting(tmp_path, "new", ""))
+        new = stack.enter_context(new_run.starting(tmp_path, "new", ""))
 
         def pause(seconds):
             """The new one begins: it has the checkpoint of the other one, and is the latest."""
@@ -135,7 +135,7 @@ def test_a_run_that_starts_is_waited_for_and_is_never_answered_for_by_the_one_be
 
 def test_a_run_whose_start_fails_while_it_is_waited_for_is_an_error(tmp_path):
     saved_run(tmp_path, "before")
-    failing = runs.starting(tmp_path, "new", "")
+    failing = new_run.starting(tmp_path, "new", "")
     new = failing.__enter__()
 
     def pause(seconds):

@@ -19,13 +19,14 @@ from mlxhog.config.components import STRATEGIES
 from mlxhog.config.options import options
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD
-from mlxhog.strategies import Collect, Idle, Lease, TicketPart, build
+from mlxhog.strategies import BatchSize, Collect, Idle, Lease, TicketPart, build
 from mlxhog.strategies.context import Context
 from mlxhog.strategies.hogwild import LockFree
 from mlxhog.training.worker.steps import Steps, WorkerStep
 from tests.threads import in_threads, wait_until
 
 LR = 0.5
+ONE = BatchSize(sequences=1, tokens=1, labels=1)
 W = {"w": ParamSpec("w", (4,), "zeros")}
 PLAIN = {
     "lr": LR, "clip": 0.0, "seq_len": 10, "batch_size": 1, "optimizer": "sgd", "weight_decay": 0.0,
@@ -127,16 +128,15 @@ def begun(one):
 
 def end_step(one, lease, value=1.0):
     """Write a gradient of equal elements."""
-    return one.write(full(one.context.arena, value), lease, samples=1)
+    return one.write(full(one.context.arena, value), lease, ONE)
 
 
 def write(one, lease, grads, samples):
     """Write the gradient of full sequences, as `Steps` does; returns what is to be recorded."""
     tokens = samples * one.context.run.seq_len
-    batch = SimpleNamespace(n_tokens=tokens, n_labels=samples, n_bytes=samples)
+    batch = SimpleNamespace(x=[()] * samples, n_tokens=tokens, n_labels=tokens, n_bytes=samples)
     done = WorkerStep(lease, [batch], began_ns=0, grads=grads)
-    one.tokens = done.tokens
-    done.outcome = one.write(grads, lease, samples)
+    done.outcome = one.write(grads, lease, done.size)
     return done
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import MAX_NONFINITE, WorkerState
-from mlxhog.strategies import Idle, Lease, build
+from mlxhog.strategies import BatchSize, Idle, Lease, build
 from tests.strategies.runs import (
     LR,
     begun,
@@ -82,7 +82,7 @@ def play(seed):
                 lease = pending.pop(slot)
                 own = sequences(lease, each)
                 gradient = full(arena, np.mean(values[own]))
-                outcome = team[slot].write(gradient, lease, samples=len(own))
+                outcome = team[slot].write(gradient, lease, BatchSize(len(own), len(own), len(own)))
                 seen["dropped"] += outcome.is_stale
             elif slot in pending:
                 words["late", slot - 1] = random.choice([0, words["late", slot - 1]])

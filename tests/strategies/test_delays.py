@@ -14,7 +14,7 @@ from mlxhog.strategies.delays import speed_factor, staleness_factor
 from mlxhog.strategies.in_order import StalenessTrace
 from mlxhog.strategies.prediction import PredictingReader, record
 from tests.pairs import each_of
-from tests.strategies.runs import LR, begin_step, first, new_arena, step, strategy, team
+from tests.strategies.runs import LR, ONE, begin_step, first, new_arena, step, strategy, team
 from tests.strategies.runs import worker as one_of
 
 
@@ -93,7 +93,7 @@ def take(one, gradient=1.0, others=0):
     """A step that comes `others` updates late."""
     lease = begin_step(one)
     one.context.arena.counters.add("version", others)
-    return one.write({"w": np.full(4, gradient, np.float32)}, lease, samples=1)
+    return one.write({"w": np.full(4, gradient, np.float32)}, lease, ONE)
 
 
 def test_the_reported_staleness_is_that_of_the_learning_rate(arena):

@@ -9,7 +9,7 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.strategies.disjoint import block_groups
 from tests.models.sample import config
 from tests.pairs import each_of
-from tests.strategies.runs import begin_step, full, new_arena, strategy
+from tests.strategies.runs import ONE, begin_step, full, new_arena, strategy
 from tests.strategies.runs import worker as one_of
 from tests.threads import in_threads
 
@@ -40,7 +40,7 @@ def take_step(worker):
     """One step; returns the names of the parameters that it wrote."""
     lease, arena = begin_step(worker), worker.context.arena
     before = {name: arena.param(name).copy() for name in arena.layout.slots}
-    worker.write(full(arena, 1.0), lease, samples=1)
+    worker.write(full(arena, 1.0), lease, ONE)
     return frozenset(name for name in before if (arena.param(name) != before[name]).any())
 
 
@@ -71,7 +71,7 @@ def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena):
             lease = begin_step(mine)
             begin = monotonic_ns()  # the group is its own from the claim on
             params = mine._params[mine.held]
-            mine.write(grads, lease, samples=1)
+            mine.write(grads, lease, ONE)
             steps.append((begin, monotonic_ns(), slot, params))
 
     workers = {k + 1: worker(arena, k + 1) for k in range(WORKERS)}

@@ -23,6 +23,7 @@ from tests.pairs import each_of
 from tests.strategies.deaths import FOLDERS, dies, places
 from tests.strategies.runs import (
     LR,
+    ONE,
     begin_step,
     end_step,
     first,
@@ -89,7 +90,7 @@ def take_zeros(one):
     """Steps of zero gradients: each halves the moments."""
     while isinstance(lease := one.claim(), Lease):
         one.read()
-        one.write(ZEROS, lease, samples=1)
+        one.write(ZEROS, lease, ONE)
 
 
 def halvings(arena, segment, name):
@@ -118,7 +119,7 @@ def test_a_death_at_any_line_loses_no_step_of_shared_moments_that_was_counted(op
                 continue
             arena.workers.mark_dead(1)
             Ledger(arena).reap(victim.context.owner)
-            survivor.write(ZEROS, held, samples=1)
+            survivor.write(ZEROS, held, ONE)
             take_zeros(make(arena, 1))
             counted = arena.counters.load("version")
             assert of.steps_done(arena, Ledger(arena)) == STEPS, place
@@ -150,7 +151,7 @@ TOUCHED = {
 
 
 def step_on(one, grads=TOUCHED):
-    return one.write(grads, begin_step(one), samples=1)
+    return one.write(grads, begin_step(one), ONE)
 
 
 @pytest.mark.parametrize("name", ["locked", "aig"])

@@ -13,7 +13,7 @@ from mlxhog.optim import SGD, AdamW, Muon, RunContext
 from mlxhog.optim.gradients import Rows
 from mlxhog.strategies.recorded import NEXT, Mismatch, StepJournal, guarded, private_names, settle
 from tests.strategies.deaths import FOLDERS, Died, dies, places
-from tests.strategies.runs import begin_step, new_arena, strategy, worker
+from tests.strategies.runs import ONE, begin_step, new_arena, strategy, worker
 from tests.threads import in_threads
 
 PARAMS = {
@@ -89,7 +89,7 @@ def gradient(worker, ticket):
 
 
 def write(worker, lease):
-    worker.write(gradient(worker, lease.ticket), lease, 1)
+    worker.write(gradient(worker, lease.ticket), lease, ONE)
 
 
 def run_interleaved(runs, steps=4):

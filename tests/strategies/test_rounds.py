@@ -14,7 +14,7 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import AdamW, Muon, RunContext
 from mlxhog.optim.soap import Soap
-from mlxhog.strategies import Idle, Lease, TicketPart, division
+from mlxhog.strategies import BatchSize, Idle, Lease, TicketPart, division
 from tests.pairs import each_of
 from tests.strategies import runs
 from tests.strategies.runs import (
@@ -233,7 +233,7 @@ def test_a_round_by_speed_has_the_mean_gradient_of_all_its_sequences(by_speed, s
     def end(k):
         own = rows(leases[k])
         grads = {"w": np.full(4, np.mean(own), np.float32)} if own else {}
-        workers[k].write(grads, leases[k], samples=len(own))
+        workers[k].write(grads, leases[k], BatchSize(len(own), len(own), len(own)))
 
     in_threads(end, (0, 1))
     assert first(arena) == pytest.approx(-LR * 3.5, rel=1e-6)

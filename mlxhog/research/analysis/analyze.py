@@ -11,7 +11,7 @@ from mlxhog import optim, strategies
 from mlxhog.arena.child import Child
 from mlxhog.base import machine
 from mlxhog.base.workers import BACKENDS, WorkerSpec, backend_here, resolve_workers
-from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint import compatible
 from mlxhog.config.config import TrainConfig
 from mlxhog.display.views import TellStep
 from mlxhog.errors import ConfigError, DataError, did_you_mean
@@ -205,7 +205,7 @@ def plan_of(target: AnalysisTarget, options: AnalyzeConfig) -> TextPlan:
     # Gradients alone are computed: no memory for moments.
     plan = make_plan(_alone(target.config, backend, SGD()))
     if target.saved is not None:
-        checkpoint.check_tokenizer(target.saved, plan.data.tokenizer)
+        compatible.check_tokenizer(target.saved, plan.data.tokenizer)
     return plan
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
 from mlxhog.base import mapped, plain_yaml
-from mlxhog.checkpoint import checkpoint, manifest
+from mlxhog.checkpoint import compatible, manifest
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.config.config import TrainConfig
@@ -101,7 +101,7 @@ class InitialWeights:
 
         The vocabulary of the checkpoint's `own` model follows the text.
         """
-        if differences := checkpoint.differences(self.opened.config, model, OF_TRAINING):
+        if differences := compatible.differences(self.opened.config, model, OF_TRAINING):
             raise CheckpointError(
                 f"{self.opened.title} does not fit model {config.model}: "
                 f"{', '.join(differences[:MAX_DIFFERENCES])}; leave --model out to train the "

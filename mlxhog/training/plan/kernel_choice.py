@@ -35,7 +35,8 @@ from mlxhog.base.capabilities import GPU_ENGINES, CapabilityRecord, CellShape, C
 from mlxhog.base.machine import Machine
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.config import rules
-from mlxhog.config.config import EMULATED, TrainConfig
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.train_options import EMULATED
 from mlxhog.display.views import Tell
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models import cells

@@ -14,7 +14,8 @@ from mlxhog.base.quantities import format_count, format_number
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.config.components import Component
-from mlxhog.config.config import INITIAL_WEIGHTS, TrainConfig
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.train_options import INITIAL_WEIGHTS
 from mlxhog.data import prepare
 from mlxhog.data.batches import Batches, Growth
 from mlxhog.data.tokens import TokenFile

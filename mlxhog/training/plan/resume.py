@@ -17,14 +17,15 @@ from mlxhog import optim
 from mlxhog.arena.ledger import Position
 from mlxhog.base.paths import quoted, quoted_paths
 from mlxhog.base.quantities import format_count, parse_number
-from mlxhog.checkpoint import checkpoint, hub
+from mlxhog.checkpoint import checkpoint, compatible, hub
 from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.budget import Budget
 from mlxhog.config.components import OPTIMIZERS, STRATEGIES
-from mlxhog.config.config import DEFAULT_TIME_S, TrainConfig
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import read_yaml
+from mlxhog.config.train_options import DEFAULT_TIME_S
 from mlxhog.data.batches import Growth
 from mlxhog.data.prepare import Prepared
 from mlxhog.data.split import KnownText
@@ -105,7 +106,7 @@ class Resumption:
         saved_state.check(saved.path, saved.state)
         # Unless the vocabulary is the model's own, the tokenizers are compared instead.
         ignored = set() if keeps_vocabulary(config) else {"vocab_size"}
-        checkpoint.check_architecture(saved, model, ignored)
+        compatible.check_architecture(saved, model, ignored)
         config = _with_strategy(_with_optimizer(config, saved, model), saved)
         begins_to_follow = config.follow is not None and not saved.state["followed"]
         if config.has_budget or begins_to_follow:  # the followed text has no end
@@ -219,7 +220,7 @@ class Resumption:
 
     def with_text(self, data: Prepared) -> Self:
         """Return this with the text now; a CheckpointError if tokenizer or text are others."""
-        checkpoint.check_tokenizer(self.checkpoint, data.tokenizer)
+        compatible.check_tokenizer(self.checkpoint, data.tokenizer)
         if data.train.digest == self.state["tokens_sha256"]:
             return self
         if data.kept < MIN_KEPT:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mlxhog.config.config import EMULATED, TrainConfig
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.train_options import EMULATED
 from mlxhog.data import validation_set
 from mlxhog.data.prepare import Prepared
 from mlxhog.data.tokenizers import Tokenizer

@@ -12,9 +12,10 @@ from mlxhog.base.paths import expanded
 from mlxhog.base.processes import require_children
 from mlxhog.config import plugins
 from mlxhog.config.components import OPTIMIZERS, STRATEGIES, ComponentRegistry
-from mlxhog.config.config import INITIAL_WEIGHTS, TrainConfig, train_config
+from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import Option, options, without_effect
 from mlxhog.config.sources import ConfigSource, of_keywords, read_yaml, specs_of
+from mlxhog.config.train_options import INITIAL_WEIGHTS
 from mlxhog.display.views import observer as shown_on
 from mlxhog.errors import ConfigError
 
@@ -89,7 +90,7 @@ def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
         from mlxhog.training.plan.resume import located
 
         config = located(config)  # before the new run becomes `latest`
-    from mlxhog.checkpoint.run import new_run  # imports NumPy; bad options are reported before
+    from mlxhog.checkpoint.new_run import new_run  # imports NumPy; bad options are reported before
 
     with new_run(config) as run:
         from mlxhog.training.supervisor.training import train

@@ -19,8 +19,8 @@ from mlxhog.base.paths import path_from_here, quoted_paths
 from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.checkpoint import hub
 from mlxhog.checkpoint.run import Run, run_of
-from mlxhog.config.config import EMULATED
 from mlxhog.config.sources import yaml_values_of
+from mlxhog.config.train_options import EMULATED
 from mlxhog.data import corpora, validation_set
 from mlxhog.display.metrics import label
 from mlxhog.display.record import changed

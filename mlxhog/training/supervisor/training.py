@@ -19,7 +19,8 @@ from mlxhog.base.output import say_once
 from mlxhog.base.processes import require_descriptors
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import checkpoint
-from mlxhog.checkpoint.run import STARTING, Run, new_run
+from mlxhog.checkpoint.new_run import new_run
+from mlxhog.checkpoint.run import STARTING, Run
 from mlxhog.checkpoint.run_files import DAMAGED
 from mlxhog.config.config import TrainConfig
 from mlxhog.display import card

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from mlxhog.arena import Arena, control
 from mlxhog.arena.process import monotonic_ns
@@ -29,7 +30,7 @@ from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.data.batch import Batch, joined
 from mlxhog.errors import ConfigError
 from mlxhog.optim.gradients import GradientSum
-from mlxhog.strategies import Idle, Lease, WriteResult
+from mlxhog.strategies import BatchSize, Idle, Lease, WriteResult
 from mlxhog.strategies.context import Context, show_model
 from mlxhog.strategies.hogwild import HogwildWorker
 from mlxhog.training.plan.job import Job
@@ -130,10 +131,14 @@ class WorkerStep:
     ended_ns: int = 0
     outcome: WriteResult | None = None
 
-    @property
-    def tokens(self) -> int:
-        """Tokens that were read."""
-        return sum(batch.n_tokens for batch in self.batches)
+    @cached_property
+    def size(self) -> BatchSize:
+        """What the gradient is computed from."""
+        return BatchSize(
+            sequences=sum(len(one.x) for one in self.batches),
+            tokens=sum(one.n_tokens for one in self.batches),
+            labels=sum(one.n_labels for one in self.batches),
+        )
 
 
 class Steps:
@@ -204,10 +209,9 @@ class Steps:
         The probe gets 1.0 as parameters get their updates; missing counts are lost updates.
         Each worker stops at its share of 2^24, where float32 stops counting.
         """
-        entry, samples = self.context.entry, sum(len(batch.x) for batch in step.batches)
+        entry = self.context.entry
         began_ns, waited_ns = monotonic_ns(), entry.wait_ns
-        self.strategy.tokens = step.tokens
-        step.outcome = self.strategy.write(step.grads, step.lease, samples)
+        step.outcome = self.strategy.write(step.grads, step.lease, step.size)
         layout = self.context.arena.layout
         is_exact = entry.probe_adds < (1 << 24) // layout.max_workers
         if step.outcome.applied and self.context.strategy.probes and is_exact:
@@ -224,7 +228,7 @@ class Steps:
 
     def _record(self, step: WorkerStep) -> None:
         """Count a step in this worker's entry and the run's counters, and append its record."""
-        entry, outcome, tokens = self.context.entry, step.outcome, step.tokens
+        entry, outcome, tokens = self.context.entry, step.outcome, step.size.tokens
         assert outcome is not None
         entry.read_ns += step.read_ns
         entry.compute_ns += step.compute_ns
@@ -255,7 +259,7 @@ class Steps:
             t_ns=step.ended_ns,
             loss=step.loss,
             tokens=tokens,
-            nats=step.loss * sum(batch.n_labels for batch in step.batches),
+            nats=step.loss * step.size.labels,
             n_bytes=sum(batch.n_bytes for batch in step.batches),
             staleness=outcome.staleness,
             **{f"{name}_s": getattr(step, f"{name}_ns") / 1e9 for name in times},
@@ -285,7 +289,7 @@ class OverlappedSteps(Steps):
         """Process one ticket as far as its gradient."""
         budget, counters = self.context.budget.tokens, self.context.arena.counters
         if self._pending is not None and budget is not None:
-            if counters.load("tokens") + self._pending.tokens >= budget:
+            if counters.load("tokens") + self._pending.size.tokens >= budget:
                 self.settle()  # it is the last one of the budget
         super().step()
 

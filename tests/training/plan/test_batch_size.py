@@ -12,7 +12,7 @@ import yaml
 from mlxhog.arena.child import Failed
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base.workers import WorkerSpec
-from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint import new_run
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.activations import Activations
@@ -37,7 +37,7 @@ def test_a_run_of_short_examples_in_which_updates_took_half_of_a_step_proposes_a
     like = {"workers": [{"backend": "mlx:cpu"}], "tokens": 4 * length * 9, "steps": 9}
     result = {**like, "shares": {"optimizer": 0.75}, "tokens_per_s": 1.0}
     status = {"status": "done", "parameters": plan.parameters, "result": result}
-    runs.create(Path(config.runs_dir), "earlier").write_status(status)
+    new_run.create(Path(config.runs_dir), "earlier").write_status(status)
     text = f"examples have {length:.0f} tokens on average: with --batch-size 4 the optimizer takes "
     text += "about 75 % of a step, with --batch-size 32 27 %"
     (note,) = [one for one in make_plan(config).notes if "--batch-size" in one]

@@ -13,7 +13,7 @@ import pytest
 from mlxhog import TrainConfig, train
 from mlxhog.base import capabilities as verdicts
 from mlxhog.base.capabilities import CapabilityRecord
-from mlxhog.checkpoint import run
+from mlxhog.checkpoint import new_run
 from mlxhog.cli import main
 from mlxhog.config.budget import Budget
 from mlxhog.data import tokenizers
@@ -255,7 +255,7 @@ def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(here, mon
     assert "rough guess" in rough["tokens_per_s_from"]
     likes = (0, "mlx:cpu", 500.0), (1, "mlx:cpu", 1.0), (0, "torch:cpu", 2.0)
     for more, backend, rate in likes:
-        earlier = run.create(Path(config.runs_dir), f"r{rate:g}")
+        earlier = new_run.create(Path(config.runs_dir), f"r{rate:g}")
         result = {"tokens_per_s": rate, "workers": [{"backend": backend}]}
         parameters = plan.parameters + more
         earlier.write_status({"status": "done", "parameters": parameters, "result": result})

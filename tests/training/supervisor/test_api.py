@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import pytest
 
 import mlxhog
-from mlxhog.checkpoint import run
+from mlxhog.checkpoint import new_run, run
 from mlxhog.config.components import STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import of_keywords
@@ -142,7 +142,7 @@ def test_a_run_resumes_with_its_options_as_far_as_the_call_does_not_change_them(
 ):
     monkeypatch.chdir(tmp_path)
     automatic, own = old if isinstance(old, tuple) else ((), old)
-    stored = run.create(Path("runs"), "old")
+    stored = new_run.create(Path("runs"), "old")
     stored.config_path.write_text(TrainConfig(steps=100, **own).to_yaml())
     stored.write_status({"automatic": automatic})
     config, same = (
@@ -158,7 +158,7 @@ def test_a_run_resumes_with_its_options_as_far_as_the_call_does_not_change_them(
 
 def test_a_resumed_run_is_named_by_its_path_once_its_options_are_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    stored = run.create(Path("runs"), "old")
+    stored = new_run.create(Path("runs"), "old")
     for spec, name in (
         ("latest", stored.directory),
         (f"{stored.name}/best", stored.directory / "best"),
@@ -181,7 +181,7 @@ def test_a_new_run_is_the_latest_before_anything_is_prepared_and_goes_where_that
     tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    earlier = run.create(Path("runs"), "old")
+    earlier = new_run.create(Path("runs"), "old")
 
     def refuse(config, **_):
         latest = run.find("latest", Path("runs"))

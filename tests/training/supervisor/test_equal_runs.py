@@ -3,6 +3,8 @@
 Each distinct configuration is trained once.
 """
 
+import json
+
 import pytest
 
 from tests.training.small import identical, largest_difference, parameters
@@ -75,3 +77,16 @@ def test_two_ways_to_a_run_end_with_the_same_parameters(run_of, common, one, oth
         assert not identical(a, b)  # sums are in another order
     if "sim_staleness" in other:
         assert dict(first.staleness) == dict(second.staleness)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["sync", "collect"])
+def test_a_mean_of_workers_weighs_every_label_alike(run_of, tmp_path, strategy):
+    answers = ["yes", "no, for a reason that takes more labels than all others " * 2] * 32
+    lines = (json.dumps({"prompt": f"{k}?", "completion": one}) for k, one in enumerate(answers))
+    (tmp_path / "answers.jsonl").write_text("\n".join(lines))
+    common = {"data": str(tmp_path / "answers.jsonl"), "seq_len": 160, "steps": 6, **CONSTANT}
+    one = run_of({**common, **SERIAL, "batch_size": 4})
+    other = run_of({**common, "strategy": strategy, **TWO})
+    assert one.tokens == other.tokens
+    assert largest_difference(parameters(one), parameters(other)) < 1e-4

@@ -17,7 +17,8 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
 from mlxhog.config.budget import Budget
-from mlxhog.config.config import EMULATED, TrainConfig
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.train_options import EMULATED
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.display.record import RunRecord

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from mlxhog.checkpoint import checkpoint, run
+from mlxhog.checkpoint import checkpoint, new_run, run
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
 from mlxhog.config.budget import Budget
@@ -92,7 +92,7 @@ def test_a_resume_that_does_not_fit_is_refused_with_the_way_out(finished, option
                             ("epochs", " --epochs 7"), ("time", " --steps 1000")])  # fmt: skip
 def test_a_run_in_rounds_is_continued_in_the_unit_of_its_own_budget(tmp_path, own, flags):
     options = TrainConfig(**{own: 7}).to_yaml().replace("determinism: none", "determinism: rounds")
-    of = run.create(tmp_path, "rounds", options)
+    of = new_run.create(tmp_path, "rounds", options)
     assert resume_flags(of, is_done=True) == flags
     assert resume_flags(of, is_done=False) == ""
 
@@ -165,7 +165,7 @@ def test_latest_stays_the_run_that_is_locked_where_another_begins_meanwhile(tmp_
     planned = []
 
     def begin_another(*_):
-        run.create(root, "other")
+        new_run.create(root, "other")
 
     def plan(config, **_):
         planned.append(config.resume)

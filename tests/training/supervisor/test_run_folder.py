@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from mlxhog.checkpoint import new_run
 from mlxhog.checkpoint import run as runs
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.training.plan.decide import make_plan
@@ -23,7 +24,7 @@ def stack():
 @pytest.fixture
 def run(tmp_path, stack):
     """A run that this process holds."""
-    return runs.create(tmp_path / "runs", "small", hold=stack)
+    return new_run.create(tmp_path / "runs", "small", hold=stack)
 
 
 @pytest.fixture
