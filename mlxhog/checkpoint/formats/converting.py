@@ -140,7 +140,8 @@ def convert(
                 written = tensors.write_each(part / of_tensors, arrays, stored, change=change)
                 for name, finite in written:
                     if not finite:
-                        what = _not_finite(arrays[name], stored)
+                        dtypes = arrays[name].dtype, tensors.stored_dtype(arrays[name], stored)
+                        what = _not_finite(change(name, arrays[name]), *dtypes)
                         raise CheckpointError(f"{name} of {source.path} has numbers {what}")
                     done += sizes[name]
                     on_tensor(name, done, sum(sizes.values()))
@@ -195,11 +196,11 @@ def check_adapter(source: Opened, to: str, *, merge: bool) -> None:
         raise ConfigError(f"{source.title} is an adapter, and {way}")
 
 
-def _not_finite(array: NDArray[Any], dtype: np.dtype[Any] | None) -> str:
-    """Say whether a tensor is damaged in the source, or too large for the new type."""
+def _not_finite(array: NDArray[Any], own: np.dtype[Any], dtype: np.dtype[Any]) -> str:
+    """Say whether an array to write is damaged, or too large for `dtype`; `own` is the source's."""
     what = "that are not finite; use another checkpoint of the same model, or copy this one again"
-    if dtype is not None and mapped.is_finite(array):
-        what = f"too large for {dtype.name}; use --dtype float32 or keep"
+    if mapped.is_finite(array):
+        what = f"too large for {dtype.name}; use --dtype float32" + " or keep" * (dtype != own)
     return f"{what}; nothing was written"
 
 
