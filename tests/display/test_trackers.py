@@ -65,6 +65,19 @@ def test_a_tracker_that_fails_is_left_out_with_one_line_and_the_others_go_on(tmp
     assert (again.run.first_step, again.run.resumed, again.ended) == (20, True, [False])
 
 
+def test_a_resume_that_does_not_begin_to_train_tells_trackers_of_no_lost_steps(
+    tmp_path, monkeypatch
+):
+    made = []
+    monkeypatch.setitem(trackers.TRACKERS, "wandb", lambda run: made.append(run) or Fake(run))
+    monkeypatch.setattr(trackers, "require", lambda names: None)
+    options = {"report_to": "wandb", "eval_every": "1h"}
+    first = train(small_config(tmp_path, **options))
+    more = small_config(tmp_path, **options, resume=first.run, steps=100)
+    ended = train(more, observer=lambda progress: signal.raise_signal(signal.SIGINT))
+    assert (ended.status, ended.steps, len(made)) == ("interrupted", first.steps, 1)
+
+
 def test_a_missing_package_is_named_before_anything_is_trained(tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
