@@ -9,6 +9,7 @@ Flushing, flushing of folders and links are left out on a disk without them (`di
 import contextlib
 import errno
 import fcntl
+import glob
 import os
 import re
 import shutil
@@ -119,7 +120,7 @@ def clear_remains(target: Path) -> None:
     """
     import psutil  # which commands that only list things do not need
 
-    for remains in target.parent.glob(f"{target.name}.*.*"):
+    for remains in target.parent.glob(f"{glob.escape(target.name)}.*.*"):
         name = re.fullmatch(r"([1-9]\d{0,8})\.(part|old)", remains.name[len(target.name) + 1 :])
         # Remains with this process's own pid are those of an earlier container.
         if name is None or (int(name[1]) != os.getpid() and psutil.pid_exists(int(name[1]))):
