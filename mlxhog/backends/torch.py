@@ -8,8 +8,8 @@ import platform
 import re
 import stat
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -62,7 +62,11 @@ class TorchBackend(Backend):
     def __init__(
         self, name: str, *, threads: int, kernels: str, share: GPUShare, bf16_matmuls: bool = False
     ) -> None:
-        """Choose device and threads of this process; arguments and errors as of `create`."""
+        """Choose the device; arguments and errors as of `create`.
+
+        torch's threads of this process change when `bind` begins to train, and else only while this
+        model computes.
+        """
         device = name.partition(":")[2]
         if device == "mps" and not torch.backends.mps.is_available():
             raise EnvironmentLacks(
@@ -74,11 +78,11 @@ class TorchBackend(Backend):
         self._aliased = False  # whether the CPU has views of the GPU's tensors
         self._counter: torch.Tensor | None = None  # of a GPU, see the class
         self._counts = self._log_bytes = 0
-        torch.set_num_threads(threads)
 
     def _bind_params(
         self, slots: Mapping[str, Slot], n_floats: int, live: Float32 | None
     ) -> dict[str, Any]:
+        torch.set_num_threads(self._threads)
         if live is not None and self.on_gpu:
             raise ConfigError(
                 f"--read live: {self.name} cannot alias the arena; use --read snapshot"
@@ -202,8 +206,15 @@ class TorchBackend(Backend):
     def _from_host(self, array: Float32) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
 
-    def _no_grad(self) -> AbstractContextManager[Any]:
-        return torch.inference_mode()
+    @contextmanager
+    def _no_grad(self) -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            torch.set_num_threads(before)
 
     def _as_constant(self, state: State) -> State:
         # Autograd can save copies for a gradient, not tensors of inference_mode.

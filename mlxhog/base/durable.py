@@ -9,7 +9,9 @@ Flushing, flushing of folders and links are left out on a disk without them (`di
 import contextlib
 import errno
 import fcntl
+import glob
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -109,6 +111,24 @@ def new_directory(target: Path, *, mark: str = "") -> Iterator[Path]:
         remove(old)
     finally:
         remove(part)
+
+
+def clear_remains(target: Path) -> None:
+    """Remove what killed processes left of `new_directory` with their ids as its `mark`.
+
+    An `.old` target without a successor is renamed back.
+    """
+    import psutil  # which commands that only list things do not need
+
+    for remains in target.parent.glob(f"{glob.escape(target.name)}.*.*"):
+        name = re.fullmatch(r"([1-9]\d{0,8})\.(part|old)", remains.name[len(target.name) + 1 :])
+        # Remains with this process's own pid are those of an earlier container.
+        if name is None or (int(name[1]) != os.getpid() and psutil.pid_exists(int(name[1]))):
+            continue
+        if name[2] == "old" and not target.exists():
+            os.replace(remains, target)
+        else:
+            shutil.rmtree(remains, ignore_errors=True)
 
 
 def replace_file(path: Path, content: bytes) -> None:

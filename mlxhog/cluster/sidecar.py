@@ -35,7 +35,7 @@ from mlxhog.arena.process import Heartbeat, WatchedTime, monotonic_ns
 from mlxhog.arena.published import SeqlockCounters
 from mlxhog.arena.workers import WorkerPhase, WorkerState
 from mlxhog.base.child_processes import WorkerProcess, last_lines
-from mlxhog.base.inside import inside
+from mlxhog.base.inside import OpenFolder, inside
 from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.quantities import format_duration
 from mlxhog.cluster.group import (
@@ -97,7 +97,7 @@ class SidecarJob:
 
     cluster: TrainConfig  # configuration of the run
     identity: Identity  # of the run
-    log: Path  # file for its output, in a folder of the run
+    log: Path  # file for its output, in a folder of the run, which may be renamed
     open_group: OpenGroup = open_torchft
 
 
@@ -147,7 +147,7 @@ def _run(pipe: Connection, job: SidecarJob, arena: Arena, slot: int) -> None:
 
     own = OuterState(arena, slot, writing)
     own.recover()
-    words = own.words
+    words, logs = own.words, OpenFolder(job.log.parent)
 
     def describe() -> MemberMachine:
         name = cluster.cluster_machine or platform.node()
@@ -175,7 +175,7 @@ def _run(pipe: Connection, job: SidecarJob, arena: Arena, slot: int) -> None:
         outcome = run_round(own, group, cluster, show, is_due=is_due)
         show(newest[0], slowness(own, outcome, cluster))
         if outcome is Outcome.COMMITTED:
-            _record(job.log.with_name(ROUNDS), own)
+            _record(logs.path / ROUNDS, own)
         else:
             time.sleep(RETRY_S)
         # All members have left `join` together, so their next rounds begin together.
@@ -250,6 +250,7 @@ class Sidecar:
         No worker may write yet.
         """
         self._state.initialize()
+        self._logs = OpenFolder(self._job.log.parent)
         self.slot = slot
         self.arena.workers.entry(slot).is_sidecar = 1
         self._spawn()
@@ -258,12 +259,16 @@ class Sidecar:
         self._started_ns, self._error = monotonic_ns(), None
         self._process = WorkerProcess(
             main,
-            (self._job, self.arena.handle(), self.slot),
+            (replace(self._job, log=self._log), self.arena.handle(), self.slot),
             name="mlxhog-sidecar",
             threads=1,
             table=self.arena.workers,
             slot=self.slot,
         )
+
+    @property
+    def _log(self) -> Path:
+        return self._logs.path / self._job.log.name
 
     @property
     def pid(self) -> int | None:
@@ -329,7 +334,7 @@ class Sidecar:
         SeqlockCounters(self.arena, self.slot).end_update()
         if state == WorkerState.FINISHED:
             return
-        log = self._job.log
+        log = self._log
         refused = isinstance(self._error, ConfigError | EnvironmentLacks)
         if self._error and refused and not self.arena.counters.load("start_ns"):
             raise self._error

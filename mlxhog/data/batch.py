@@ -55,10 +55,10 @@ class Batch:
         return Batch(x, y, n_bytes, self.seed, self.frozen)
 
     def part(self, start: int, stop: int) -> "Batch":
-        """Return sequences start .. stop - 1, with their share of `n_bytes`."""
+        """Return sequences start .. stop - 1; the shares of `n_bytes` of all parts sum to it."""
         x = self.x[start:stop]
-        n_bytes = self.n_bytes * len(x) // len(self.x)
-        return Batch(x, self.y[start:stop], n_bytes, self.seed + start, self.frozen)
+        before, until = (self.n_bytes * n // len(self.x) for n in (start, start + len(x)))
+        return Batch(x, self.y[start:stop], until - before, self.seed + start, self.frozen)
 
 
 def padded(longest: int) -> int:

@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from mlxhog.base.processes import environment
 from mlxhog.display.tensorboard import TensorBoard
 from mlxhog.errors import EnvironmentLacks, message_of
 from mlxhog.progress import Progress
@@ -59,20 +60,20 @@ class Tracker(Protocol):
 
 class _Wandb:
     def __init__(self, run: TrackedRun) -> None:
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would send its own errors
-        wandb: Any = importlib.import_module("wandb")
-        env = os.environ.get
-        self._run = wandb.init(
-            id=run.id,
-            name=env("WANDB_NAME", run.name),
-            project=env("WANDB_PROJECT", PROJECT),
-            dir=env("WANDB_DIR", str(run.folder.parent)),  # it makes links, which runs refuse
-            mode=env("WANDB_MODE", "offline"),
-            config=dict(run.config),
-            resume="allow",
-            reinit="create_new",  # a program's own run stays
-            settings=wandb.Settings(silent=True, console="off", symlink=False),
-        )
+        env, errors = os.environ.get, "WANDB_ERROR_REPORTING"
+        with environment({errors: env(errors, "false")}):  # it would send its own errors
+            wandb: Any = importlib.import_module("wandb")
+            self._run = wandb.init(
+                id=run.id,
+                name=env("WANDB_NAME", run.name),
+                project=env("WANDB_PROJECT", PROJECT),
+                dir=env("WANDB_DIR", str(run.folder.parent)),  # it makes links, which runs refuse
+                mode=env("WANDB_MODE", "offline"),
+                config=dict(run.config),
+                resume="allow",
+                reinit="create_new",  # a program's own run stays
+                settings=wandb.Settings(silent=True, console="off", symlink=False),
+            )
         for kind in ("train", "eval", "final"):  # an evaluation is of an earlier step
             self._run.define_metric(f"{kind}/*", step_metric="step")
 

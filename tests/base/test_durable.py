@@ -109,3 +109,14 @@ def test_lines_of_an_append_that_fails_are_never_read_and_a_long_one_to_its_end(
     path.write_bytes(b"first\nsecond\nthird\nto")
     reads = [durable.read_lines(path, begin, 8) for begin in (0, 13, 19)]
     assert reads == [b"first\nsecond\n", b"third\n", b""]
+
+
+@pytest.mark.parametrize("name", ["a", "a[1]*"])
+def test_a_directory_that_a_killed_process_had_moved_away_is_back(tmp_path, name):
+    for end in ("old", "part"):
+        (tmp_path / f"{name}.999999999.{end}").mkdir()
+        (tmp_path / f"{name}.999999999.{end}" / "model").write_text(end)
+    (tmp_path / f"{name}.{os.getppid()}.part").mkdir()  # of a process that runs
+    durable.clear_remains(tmp_path / name)
+    assert sorted(one.name for one in tmp_path.iterdir()) == [name, f"{name}.{os.getppid()}.part"]
+    assert (tmp_path / name / "model").read_text() == "old"

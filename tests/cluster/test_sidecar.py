@@ -12,7 +12,7 @@ import pytest
 
 from mlxhog import train
 from mlxhog.arena.control import ControlCommand
-from mlxhog.cluster.sidecar import Sidecar, SidecarJob
+from mlxhog.cluster.sidecar import ROUNDS, Sidecar, SidecarJob
 from mlxhog.errors import ConfigError
 from mlxhog.training.supervisor import training as runs
 from tests.cluster import machines as groups
@@ -50,7 +50,8 @@ def start(machine, tmp_path):
 
     def begin(open_group, cluster=None):
         cluster = cluster or machine.cluster
-        log = tmp_path / "sidecar.log"
+        log = tmp_path / "run" / "logs" / "sidecar.log"
+        log.parent.mkdir(parents=True)
         job = SidecarJob(cluster=cluster, identity=machine.identity, log=log, open_group=open_group)
         sidecars.append(Sidecar(machine.arena, job))
         sidecars[0].start(2)
@@ -93,6 +94,20 @@ def test_a_killed_sidecar_is_replaced_and_the_next_continues_from_the_arena(mach
     assert "trains alone" in ended
     assert back == "back in the cluster, in a round of 1 machines"
     assert not alive(first)
+
+
+def test_rounds_and_log_are_in_the_folder_of_a_run_that_was_renamed(machine, start, tmp_path):
+    sidecar, before, now = start(groups.alone), tmp_path / "run", tmp_path / "renamed" / "logs"
+    poll_until(sidecar, (before / "logs" / ROUNDS).exists)
+    before.rename(now.parent)
+    size, first = (now / ROUNDS).stat().st_size, sidecar.pid
+    poll_until(sidecar, lambda: (now / ROUNDS).stat().st_size > size + 1000)
+    (now / "sidecar.log").write_text("of the first\n")
+    os.kill(first, signal.SIGKILL)
+    poll_until(sidecar, lambda: sidecar.pid not in (None, first))
+    assert "of the first" in on_its_life(sidecar)[0]
+    poll_until(sidecar, lambda: not (now / "sidecar.log").read_text())
+    assert not before.exists()
 
 
 @pytest.mark.slow

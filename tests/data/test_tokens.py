@@ -145,6 +145,14 @@ def test_no_two_sequences_of_a_run_share_what_is_random_about_them(file):
     assert other.at(0, 0).seed not in seeds
 
 
+@each_of("rows", [1, 3, 4])
+def test_the_micro_batches_of_a_batch_have_all_of_its_bytes(file, rows):
+    batch = replace(Batches(file, seq_len=10, batch_size=8, seed=0).at(0, 0), n_bytes=83)
+    parts = [batch.part(begin, begin + rows) for begin in range(0, 8, rows)]
+    assert sum(part.n_bytes for part in parts) == 83
+    assert batch.part(0, 8).n_bytes == 83
+
+
 ZEROS = "0" * 64
 
 

@@ -2,8 +2,11 @@
 
 import importlib.util
 import json
+import os
 import signal
 import sqlite3
+import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -63,6 +66,38 @@ def test_a_tracker_that_fails_is_left_out_with_one_line_and_the_others_go_on(tmp
     again = made[2]
     assert (again.run.id, again.run.name) == (works.run.id, works.run.name)
     assert (again.run.first_step, again.run.resumed, again.ended) == (20, True, [False])
+
+
+def test_a_resume_that_does_not_begin_to_train_tells_trackers_of_no_lost_steps(
+    tmp_path, monkeypatch
+):
+    made = []
+    monkeypatch.setitem(trackers.TRACKERS, "wandb", lambda run: made.append(run) or Fake(run))
+    monkeypatch.setattr(trackers, "require", lambda names: None)
+    options = {"report_to": "wandb", "eval_every": "1h"}
+    first = train(small_config(tmp_path, **options))
+    more = small_config(tmp_path, **options, resume=first.run, steps=100)
+    ended = train(more, observer=lambda progress: signal.raise_signal(signal.SIGINT))
+    assert (ended.status, ended.steps, len(made)) == ("interrupted", first.steps, 1)
+
+
+def test_wandb_sends_none_of_its_errors_and_a_program_keeps_its_environment(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.delenv("WANDB_ERROR_REPORTING", raising=False)
+
+    def init(**options):
+        seen.append(os.environ["WANDB_ERROR_REPORTING"])
+        return Mock()
+
+    monkeypatch.setitem(sys.modules, "wandb", Mock(init=init))
+    run = trackers.TrackedRun(
+        folder=tmp_path, name="a", id="a", config={}, first_step=0, resumed=False
+    )
+    for value, inside in ((None, "false"), ("true", "true")):
+        if value is not None:
+            monkeypatch.setenv("WANDB_ERROR_REPORTING", value)
+        trackers.TRACKERS["wandb"](run).close(failed=False)
+        assert (seen.pop(), os.environ.get("WANDB_ERROR_REPORTING")) == (inside, value)
 
 
 def test_a_missing_package_is_named_before_anything_is_trained(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -355,6 +356,7 @@ def test_an_export_that_fails_leaves_the_earlier_one(mlstm, tmp_path, monkeypatc
 
     def fails(equations, kind, seed=0):
         if kind == "odd":
+            assert (tmp_path / f"set.{os.getpid()}.part").is_dir()  # a later export knows it
             raise KeyboardInterrupt
         return make(equations, kind, seed)
 
@@ -363,6 +365,14 @@ def test_an_export_that_fails_leaves_the_earlier_one(mlstm, tmp_path, monkeypatc
         export("causal-conv", tmp_path / "set")
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
     assert names(tmp_path / "set") == names(mlstm)
+
+
+def test_what_a_killed_export_left_is_gone_after_the_next(tmp_path):
+    part = tmp_path / "set.999999999.part"
+    part.mkdir()
+    (part / "mlstm-usual.safetensors").write_text("")
+    export("causal-conv", tmp_path / "set")
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_the_c_example_is_short_and_its_results_are_within_the_tolerances(mlstm, tmp_path):

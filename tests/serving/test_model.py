@@ -12,13 +12,15 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from mlxhog import backends, errors, evaluate, load
+from mlxhog.base import machine
+from mlxhog.base.workers import resolve_workers
 from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint.base_model import BaseModel
 from mlxhog.data import validation_set
 from mlxhog.data.tokenizers import train_bpe
 from mlxhog.decoding import scoring
 from mlxhog.decoding.options import Sampling
-from mlxhog.models import families
+from mlxhog.models import families, lm
 from mlxhog.models.adapters import LoRA
 from tests.checkpoint.formats import peers
 from tests.cli.command import refused, said, told
@@ -53,6 +55,24 @@ def test_generate_returns_what_the_command_writes_and_a_stream_its_pieces(model,
     assert "".join(pieces) == text
     stop = text[7:9]
     assert model.generate("The ", **options, stop=stop) == text[: text.index(stop)]
+
+
+def test_a_program_that_loads_a_model_keeps_its_own_threads_of_torch(saved, monkeypatch):
+    (worker,) = resolve_workers("torch:cpu", machine=machine.here()).workers
+    before, real, inside = torch.get_num_threads(), lm.logits, []
+
+    def logits(*args, **how):
+        inside.append(torch.get_num_threads())
+        return real(*args, **how)
+
+    monkeypatch.setattr(lm, "logits", logits)
+    torch.set_num_threads(worker.threads + 1)
+    try:
+        with load(saved.directory, backend="torch:cpu") as model:
+            model.logits([256, 1, 2])
+            assert (inside, torch.get_num_threads()) == ([worker.threads], worker.threads + 1)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_score_is_the_cross_entropy_of_a_document_in_bits_per_byte(model, monkeypatch):

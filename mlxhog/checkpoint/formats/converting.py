@@ -17,20 +17,23 @@ Sources: NX-AI/xlstm 2.0.6, `xlstm_large/model.py`; transformers 5.23.
 import contextlib
 import json
 import os
-import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import yaml
 from numpy.typing import NDArray
 
 from mlxhog.base import darwin, mapped, plain_json, reading, tensors
-from mlxhog.base.durable import disk_errors, new_directory, require_space, write_synced
+from mlxhog.base.durable import (
+    clear_remains,
+    disk_errors,
+    new_directory,
+    require_space,
+    write_synced,
+)
 from mlxhog.base.quantities import format_share
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import contents, mlx_lm_adapter, peft, weights
@@ -140,7 +143,8 @@ def convert(
                 written = tensors.write_each(part / of_tensors, arrays, stored, change=change)
                 for name, finite in written:
                     if not finite:
-                        what = _not_finite(arrays[name], stored)
+                        dtypes = arrays[name].dtype, tensors.stored_dtype(arrays[name], stored)
+                        what = _not_finite(change(name, arrays[name]), *dtypes)
                         raise CheckpointError(f"{name} of {source.path} has numbers {what}")
                     done += sizes[name]
                     on_tensor(name, done, sum(sizes.values()))
@@ -195,11 +199,11 @@ def check_adapter(source: Opened, to: str, *, merge: bool) -> None:
         raise ConfigError(f"{source.title} is an adapter, and {way}")
 
 
-def _not_finite(array: NDArray[Any], dtype: np.dtype[Any] | None) -> str:
-    """Say whether a tensor is damaged in the source, or too large for the new type."""
+def _not_finite(array: NDArray[Any], own: np.dtype[Any], dtype: np.dtype[Any]) -> str:
+    """Say whether an array to write is damaged, or too large for `dtype`; `own` is the source's."""
     what = "that are not finite; use another checkpoint of the same model, or copy this one again"
-    if dtype is not None and mapped.is_finite(array):
-        what = f"too large for {dtype.name}; use --dtype float32 or keep"
+    if mapped.is_finite(array):
+        what = f"too large for {dtype.name}; use --dtype float32" + " or keep" * (dtype != own)
     return f"{what}; nothing was written"
 
 
@@ -353,7 +357,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         parent = next((one for one in above if one.exists() or one.is_symlink()), target)
         if not parent.is_dir():
             raise ConfigError(f"{target}: {parent} is not a directory; choose another name")
-        _clear_remains(target.absolute())
+        clear_remains(target.absolute())
         if target.is_symlink():
             raise ConfigError(f"{target} is a link; name the folder it leads to, or another one")
         if not target.exists():
@@ -400,16 +404,3 @@ def _replaceable(entry: Path) -> bool:
     return entry.is_file() and (
         entry.suffix in _REPLACED or entry.name in (_FINDER, *tokenizers.FILES)
     )
-
-
-def _clear_remains(target: Path) -> None:
-    """Remove files of killed processes; an `.old` target without a successor is renamed back."""
-    for remains in target.parent.glob(f"{target.name}.*.*"):
-        name = re.fullmatch(r"([1-9]\d{0,8})\.(part|old)", remains.name[len(target.name) + 1 :])
-        # Remains with this process's own pid are those of an earlier container.
-        if name is None or (int(name[1]) != os.getpid() and psutil.pid_exists(int(name[1]))):
-            continue
-        if name[2] == "old" and not target.exists():
-            os.replace(remains, target)
-        else:
-            shutil.rmtree(remains, ignore_errors=True)

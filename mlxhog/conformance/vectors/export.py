@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
@@ -92,11 +93,10 @@ def export(subject: str, folder: Path, observer: TellStep | None = None) -> list
     equations = chosen(subject)
     target = check_folder(folder)
     tell, entries = observer or (lambda part, step: None), list[dict[str, str]]()
-    with (
-        durable.disk_errors(f"writing {shown(str(folder))}"),
-        durable.new_directory(target, mark=f".{os.urandom(6).hex()}") as part,
-        one_thread(),
-    ):
+    with durable.disk_errors(f"writing {shown(str(folder))}"), ExitStack() as stack:
+        durable.clear_remains(target)
+        part = stack.enter_context(durable.new_directory(target, mark=f".{os.getpid()}"))
+        stack.enter_context(one_thread())
         for one in equations:
             for kind in one.own_kinds:
                 tell(f"{one.name}-{kind}", "")

@@ -195,7 +195,6 @@ class Training:
             self.reporter.write_options()
         self._write_status()
         plan.data.text.write(directory)  # after the record of what is new in it
-        self.reporter.open_trackers()
         for message in (summary(plan, self.run), *filter(None, self._notes)):
             self.reporter.report_once(message)
         if plan.base is not None:
@@ -221,6 +220,7 @@ class Training:
         if plan.resumption is not None:  # a start without training leaves both as they were
             self.reporter.write_options()
             self.reporter.drop_lost_metrics()
+        self.reporter.open_trackers()  # likewise: they drop the lost steps, too
         if session.budget.is_used_up:
             clock.start()
             clock.stop()

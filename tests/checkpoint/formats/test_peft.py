@@ -259,6 +259,21 @@ def test_a_merged_adapter_is_a_whole_checkpoint_with_the_same_logits(tmp_path, g
     assert_close(logits(opened), logits(source), tolerance)
 
 
+@pytest.mark.parametrize("dtype", [None, "float16"])
+@pytest.mark.parametrize(
+    ("factor", "says"),
+    [(1e4, "too large for float16; use --dtype float32;"), (np.nan, "that are not finite; use")],
+)
+def test_a_merged_weight_is_damaged_or_too_large_for_its_type(tmp_path, dtype, factor, says):
+    peers.transformers_model().half().save_pretrained(tmp_path / "base")
+    model = replace(formats.open(tmp_path / "base").config, adapter=LoRA(rank=2))
+    own = {name: np.float32(factor) * value for name, value in drawn(model).items()}
+    (tmp_path / "own").mkdir()
+    write_adapter(tmp_path / "own", model, own, base=tmp_path / "base")
+    with pytest.raises(CheckpointError, match=f"has numbers {says}"):
+        convert(formats.open(tmp_path / "own"), tmp_path / "whole", "hf", dtype, merge=True)
+
+
 def test_modules_to_save_replace_those_of_the_base_in_a_merged_checkpoint(tmp_path):
     folder = base_folder(tmp_path)
     by_peft(folder, modules_to_save=list(SAVED)).save_pretrained(tmp_path / "theirs")
