@@ -33,6 +33,7 @@ CASES = [
     ("search --seeds 54321 --budget soon", "at most 1000 seeds; for one seed write 54321,"),
     ("search --studies-dir ''", "--studies-dir is ''; wanted a path"),
     ("search --budget soon", "--budget is 'soon'; wanted candidates, a duration"),
+    ("search --budget 0", "--budget is '0'; wanted candidates, a duration"),
     ("search --ray-address auto", "without --executor ray"),
     ("search --executor ray --ray-address auto", "needs --parallel"),
     ("search --share-embedding --executor ray", "one table in this machine's memory"),
