@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mlxhog.base.output import say_once
 from mlxhog.base.paths import expanded
 from mlxhog.base.processes import require_children
 from mlxhog.config import plugins
@@ -136,6 +137,10 @@ def configured(layers: Sequence[ConfigSource]) -> TrainConfig:
     """
     resumed = _last(layers, "resume")
     if resumed is not None:
+        unsettled = [
+            kind for kind in CHOSEN.values()
+            if any(_is_open(kind.title, one) for one in _values(layers, kind.title)[-1:])
+        ]  # fmt: skip
         layers = [
             {name: one for name, one in layer.items() if not _is_open(name, one[0])}
             for layer in layers
@@ -145,6 +150,9 @@ def configured(layers: Sequence[ConfigSource]) -> TrainConfig:
             {**one, "resume": (name, one["resume"][1])} if "resume" in one else one
             for one in (own, *layers)
         ]
+        for kind in unsettled:
+            if kept := _name(layers, kind):
+                say_once(f"{kind.title} auto: the resumed run keeps {kept}; name another to change")
     return train_config(layers)
 
 
