@@ -86,6 +86,7 @@ def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
     is created, so that `latest` is this run for every other command.
     """
     require_children()
+    check_start(config)
     if config.init_from is not None:
         from mlxhog.training.plan.resume import located
 
@@ -96,6 +97,26 @@ def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
         from mlxhog.training.supervisor.training import train
 
         return train(config, observer=observer, run=run)
+
+
+def check_start(config: TrainConfig) -> None:
+    """Refuse, as a dry run does, what every plan may have and no run of this machine can.
+
+    Raises:
+        ConfigError: it is a replay.
+        EnvironmentLacks: a cluster needs torchft.
+        RunError: the run's name is not legal, or the folder of runs is a file.
+    """
+    if config.determinism == "replay":
+        raise ConfigError("determinism: to replay a run use mlxhog replay RUN")
+    if config.cluster is not None:
+        from mlxhog.cluster.rendezvous import check_torchft
+
+        check_torchft()
+    if config.resume is None:
+        from mlxhog.checkpoint.run import check_place, default_name
+
+        check_place(Path(config.runs_dir), config.name or default_name(config.data))
 
 
 def _resolved(config: TrainConfig | str | Path | None, values: ConfigSource) -> TrainConfig:
