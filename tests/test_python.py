@@ -128,14 +128,16 @@ def test_compare_refuses_what_its_command_refuses(a, b, values, message):
 
 
 @pytest.mark.slow
-def test_compare_takes_mappings_files_and_configurations_and_continues(tmp_path):
+def test_compare_takes_mappings_files_and_configurations_and_continues(tmp_path, monkeypatch):
     small = small_config(tmp_path)
-    how = {"steps": 2, "pairs": 2, "folder": str(tmp_path / "kept"), "val_subset_tokens": 500}
+    monkeypatch.chdir(tmp_path)
+    how = {"steps": 2, "pairs": 2, "folder": "kept", "val_subset_tokens": 500}
     how |= {"runs_dir": str(tmp_path / "runs")}
     seen = []
     both = {"model": small.model, "data": small.data, "tokenizer": "bytes", **QUICK}
     found = mlxhog.compare({"lr": 1e-3}, {"lr": 1e-4}, observer=seen.append, **how, **both)
     assert found.verdict in ("a", "b", "inconclusive")
+    assert found.folder == tmp_path / "kept"
     assert found.to_json()["differing"].keys() == {"lr"}
     assert len(found.pairs) == len(seen) >= 1
     again = mlxhog.compare({"lr": 1e-3}, {"lr": 1e-4}, observer=seen.append, **how, **both)
