@@ -19,6 +19,8 @@ CASES = [
         "a setting of the task is given as in --task-set vocab=32",
     ),
     ("train --layers mlp --schedule constant --min-lr 1", "is for schedule=cosine, not con"),
+    ("train --layers mlp --write racy", "so write=racy would not be used; give it several"),
+    ("train --layers mlp --read live --dry-run", "so read=live would not be used; give it sev"),
     # -- data
     ("data --task CR --output no/a.npz", "name a file in a directory"),
     # -- show, consensus and deepen
