@@ -295,13 +295,6 @@ def starting(root: Path, name: str, config: str) -> Iterator[Run]:
             raise
 
 
-def check_place(root: Path, name: str) -> None:
-    """Raise RunError if no new run can have this name, or if the folder of runs is a file."""
-    run_files.check_name(name)
-    if os.path.lexists(root) and not root.is_dir():
-        raise RunError(f"{root} is a file, expected a directory of runs")
-
-
 def create(root: Path, name: str, config: str = "", hold: ExitStack | None = None) -> Run:
     """Create a run directory `<utc>-<name>` below `root`, with status `starting`.
 
@@ -315,7 +308,7 @@ def create(root: Path, name: str, config: str = "", hold: ExitStack | None = Non
 
     Concurrency: two processes never get the same directory.
     """
-    check_place(root, name)
+    run_files.check_place(root, name)
     stem = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}"
     n = 1
     while True:
@@ -324,7 +317,7 @@ def create(root: Path, name: str, config: str = "", hold: ExitStack | None = Non
             root.mkdir(parents=True, exist_ok=True)
             directory.mkdir(mode=0o700)
         except FileExistsError:
-            check_place(root, name)
+            run_files.check_place(root, name)
             n += 1
             continue
         except OSError as error:

@@ -114,7 +114,8 @@ def check_start(config: TrainConfig) -> None:
 
         check_torchft()
     if config.resume is None:
-        from mlxhog.checkpoint.run import check_place, default_name
+        from mlxhog.checkpoint.run import default_name
+        from mlxhog.checkpoint.run_files import check_place
 
         check_place(Path(config.runs_dir), config.name or default_name(config.data))
 
