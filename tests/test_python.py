@@ -73,6 +73,15 @@ def test_wrong_values_of_evaluate_and_load_are_errors_with_their_names(tmp_path,
         mlxhog.evaluate("none", "letter.txt", text_key=("a", "b"))
     with pytest.raises(mlxhog.ConfigError, match=r"evaluate\(\): data is \[\]; wanted text"):
         mlxhog.evaluate("none", [])
+    for call, message in (
+        (partial(mlxhog.evaluate, checkpoint=3), r"evaluate\(\): 3 is no name of a run or a"),
+        (partial(mlxhog.parity, "tiny", backends=3), "no backend '3'; wanted auto, or some of"),
+        (partial(mlxhog.parity, "tiny", runs_dir=3), "3 is no path; give a text or a pathlib.Path"),
+        (partial(mlxhog.mad.leaderboard, "first", studies_dir=3), "3 is no path"),
+        (partial(mlxhog.mad.search, 3), r"search\(\): space is 3; give a YAML file, a name or"),
+    ):  # fmt: skip
+        with pytest.raises(mlxhog.ConfigError, match=message):
+            call()
     with pytest.raises(mlxhog.ConfigError, match=r"load\(\): wait is 'soon'; wanted"):
         mlxhog.load("none", wait="soon")
     with pytest.raises(mlxhog.ConfigError, match=r"evaluate\(\): strict_data is 'maybe'; wanted"):
@@ -89,7 +98,7 @@ def test_wrong_values_of_evaluate_and_load_are_errors_with_their_names(tmp_path,
 
 
 def test_parity_returns_every_row_and_says_what_was_perturbed():
-    how = {"backends": "numpy,torch:cpu", "kernels": "eager", "seq_len": 9, "steps": 0}
+    how = {"backends": ["numpy", "torch:cpu"], "kernels": "eager", "seq_len": 9, "steps": 0}
     report = mlxhog.parity("tiny", set={"hidden_size": 32, "num_hidden_layers": 1}, **how)
     assert report.ok
     assert report.rows
@@ -128,14 +137,16 @@ def test_compare_refuses_what_its_command_refuses(a, b, values, message):
 
 
 @pytest.mark.slow
-def test_compare_takes_mappings_files_and_configurations_and_continues(tmp_path):
+def test_compare_takes_mappings_files_and_configurations_and_continues(tmp_path, monkeypatch):
     small = small_config(tmp_path)
-    how = {"steps": 2, "pairs": 2, "folder": str(tmp_path / "kept"), "val_subset_tokens": 500}
+    monkeypatch.chdir(tmp_path)
+    how = {"steps": 2, "pairs": 2, "folder": "kept", "val_subset_tokens": 500}
     how |= {"runs_dir": str(tmp_path / "runs")}
     seen = []
     both = {"model": small.model, "data": small.data, "tokenizer": "bytes", **QUICK}
     found = mlxhog.compare({"lr": 1e-3}, {"lr": 1e-4}, observer=seen.append, **how, **both)
     assert found.verdict in ("a", "b", "inconclusive")
+    assert found.folder == tmp_path / "kept"
     assert found.to_json()["differing"].keys() == {"lr"}
     assert len(found.pairs) == len(seen) >= 1
     again = mlxhog.compare({"lr": 1e-3}, {"lr": 1e-4}, observer=seen.append, **how, **both)

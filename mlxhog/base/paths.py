@@ -12,10 +12,13 @@ def expanded(path: str | Path) -> Path:
     """Return a path with a leading `~` or `~NAME` replaced by that user's home.
 
     Raises:
-        ConfigError: the system does not know that user, or has no home for this user.
+        ConfigError: the system does not know that user, or has no home for this user; or it is no
+            path.
     """
     try:
         return Path(path).expanduser()
+    except TypeError as error:
+        raise ConfigError(f"{shown(path)} is no path; give a text or a pathlib.Path") from error
     except RuntimeError as error:
         name = Path(path).parts[0]
         unknown = f"a user {shown(name[1:])}" if name != "~" else "the home of this user"

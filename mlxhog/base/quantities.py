@@ -130,8 +130,10 @@ class Interval:
     seconds: float | None = None
 
     @classmethod
-    def parse(cls, value: object) -> "Interval":
+    def parse(cls, value: object, *, is_amount: bool = False) -> "Interval":
         """Parse 500, "10k" or "1M" (steps), "10s" or "1m" (time), "off", None, 0 or -1 (never).
+
+        Of an amount, such as a budget, 0 and -1 are not legal.
 
         Raises:
             ValueError: another value.
@@ -141,7 +143,7 @@ class Interval:
         if value is None or value is False:
             return cls()
         text = "".join(str(value).lower().split())
-        if text in ("off", "none", "0", "-1"):
+        if text in ("off", "none") or (text in ("0", "-1") and not is_amount):
             return cls()
         is_time = isinstance(value, str) and _DURATION_PART.search(text)
         if is_time and not re.fullmatch(r"[\d._\s]+M", str(value).strip()):

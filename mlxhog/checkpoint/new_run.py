@@ -62,7 +62,7 @@ def create(root: Path, name: str, config: str = "", hold: ExitStack | None = Non
 
     Concurrency: two processes never get the same directory.
     """
-    run_files.check_name(name)
+    run_files.check_place(root, name)
     stem = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}"
     n = 1
     while True:
@@ -70,9 +70,8 @@ def create(root: Path, name: str, config: str = "", hold: ExitStack | None = Non
         try:
             root.mkdir(parents=True, exist_ok=True)
             directory.mkdir(mode=0o700)
-        except FileExistsError as error:
-            if not root.is_dir():
-                raise RunError(f"{root} is a file, expected a directory of runs") from error
+        except FileExistsError:
+            run_files.check_place(root, name)
             n += 1
             continue
         except OSError as error:

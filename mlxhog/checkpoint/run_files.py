@@ -4,6 +4,7 @@ A stranger's file, or one that was edited, may have any value anywhere. A file i
 every field here has its type, so its readers need no checks.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ _MAX_TIME = 1e12  # seconds or microseconds, for more than any step takes
 DAMAGED = "damaged"  # status of a run whose `run.json` cannot be read
 
 
-def check_name(name: str) -> None:
-    """Raise RunError if the folder of a new run cannot have this name."""
+def check_place(root: Path, name: str) -> None:
+    """Raise RunError if no new run can have this name, or if the folder of runs is a file."""
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
         raise RunError(f"run name {name!r}: use letters, digits, '.', '_' and '-' only")
+    if os.path.lexists(root) and not root.is_dir():
+        raise RunError(f"{root} is a file, expected a directory of runs")
 
 
 @dataclass(frozen=True, kw_only=True)

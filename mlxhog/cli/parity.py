@@ -59,9 +59,7 @@ KERNELS = ("all", "auto", "eager", "native", "metal", "metal-emulated")
 class _Parity(RunsDirectory, Plugins, Download, Quiet):
     subject: str | None = argument("[SUBJECT]", "see above")
     verbose: bool = option(False, "every tensor")
-    backends: str = option(
-        "auto", "sides: auto, or some of numpy, torch:cpu, mlx:cpu .., by commas"
-    )
+    backends: str = option_of(ParityOptions, "backends")
     kernels: str = option(
         "all", "kernel implementations: all of each backend, or one", choices=KERNELS
     )

@@ -43,7 +43,7 @@ from mlxhog.display.metrics import beside_ngram, label, scored_at, share_text
 from mlxhog.display.streams import wrapped
 from mlxhog.display.views import observer
 from mlxhog.progress import BASE, is_emulated
-from mlxhog.training.supervisor.api import configured, execute
+from mlxhog.training.supervisor.api import check_start, configured, execute
 
 if TYPE_CHECKING:
     from mlxhog.progress import Result
@@ -61,11 +61,9 @@ class _TrainOptions(Plugins, Download, Quiet):
 def run(args: _TrainOptions, overrides: ConfigSource) -> CommandResult:
     config = configuration(args, overrides)
     if args.dry_run:
-        from mlxhog.checkpoint.run_files import check_name
+        check_start(config)
         from mlxhog.training.plan.decide import make_plan
 
-        if config.name and config.resume is None:
-            check_name(config.name)
         plan = make_plan(config, progress=not args.quiet)
         from mlxhog.training.plan import preview
 

@@ -63,7 +63,7 @@ class Option:
     default: object  # value if neither YAML nor a flag gives one
     help: str  # one line
     group: str = ""  # heading under which `--help` and the documentation list it
-    unit: str = ""  # of a number; "s" makes durations such as "10m" legal
+    unit: str = ""  # of a number or an amount; "s" makes durations such as "10m" legal
     choices: tuple[str, ...] = ()  # legal texts
     low: float | None = None  # smallest number
     high: float | None = None  # largest number
@@ -194,7 +194,7 @@ class Option:
         if self.type is float:
             return parse_duration_s(value) if self.unit == "s" else parse_number(value)
         if self.type is Interval:
-            return Interval.parse(value)
+            return Interval.parse(value, is_amount=bool(self.unit))
         if self.repeats:
             return plain_yaml.as_assignments(value)
         if (self.lines or self.commas) and isinstance(value, list | tuple) and value:

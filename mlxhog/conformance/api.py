@@ -28,6 +28,9 @@ LIMIT_S = 60.0
 class ParityOptions:
     """Options of the command that `parity` checks, too."""
 
+    backends: str = option(
+        "auto", "sides: auto, or some of numpy, torch:cpu, mlx:cpu .., by commas", commas=True
+    )
     set: str | None = option(
         None,
         "other values for fields of an architecture, such as hidden_size=64, as in mlxhog train",
@@ -45,7 +48,7 @@ class ParityOptions:
 def parity(
     subject: str | Path | None = None,
     *,
-    backends: str = "auto",
+    backends: str | Sequence[str] = ParityOptions.backends,
     kernels: str = "all",
     set: Mapping[str, object] | str | None = None,
     seed: int = ParityOptions.seed,
@@ -83,7 +86,7 @@ def parity(
         subject: an architecture (a name, a YAML file, a line of layers), the directory of a
             checkpoint, or a run, with /best or without. None is "tiny" with an optimizer that a
             plugin adds. With sides: equations of a cell, such as "mlstm", or "small", all of them.
-        backends: the sides: "auto", or some of numpy, torch:cpu, mlx:cpu .., by commas.
+        backends: the sides: "auto", or some of numpy, torch:cpu, mlx:cpu .., a list or by commas.
         kernels: implementations of the operators: all of each backend, or one.
         set: other values for fields of an architecture.
         seed: of tokens and noise.
@@ -114,7 +117,7 @@ def parity(
 
     Concurrency: call it in one thread at a time; a side that hangs or dies ends alone.
     """
-    asked: dict[str, object] = {"set": set, "seed": seed, "steps": steps}
+    asked: dict[str, object] = {"backends": backends, "set": set, "seed": seed, "steps": steps}
     asked |= {"batch_size": batch_size, "seq_len": seq_len}
     if not sides:  # whose cases have tolerances in other types, too
         asked["dtype"] = dtype
@@ -144,7 +147,7 @@ def parity(
     sizes |= {"shape": (how.batch_size, how.seq_len), "dtype": how.dtype}
     opened = open_subject(kind, where, expanded(runs_dir), how.set, **sizes)
     families.check_length(opened.cfg, how.seq_len)
-    chosen, lacks = choose(backends, kernels)
+    chosen, lacks = choose(how.backends, kernels)
     if how.dtype != "float32" and not chosen[0].float64:
         raise ConfigError(
             f"--dtype {how.dtype} needs the side numpy, whose roundings its tolerances are derived "

@@ -43,7 +43,7 @@ class ComparisonResult:
         difference: the mean of B - A in bits per byte; below 0, B is better.
         interval: of the difference; 99 % sure, whenever the comparison stopped.
         pairs: all pairs of runs.
-        folder: where they are kept.
+        folder: where they are kept, absolute.
         facts: everything, as `mlxhog compare --json` prints it.
     """
 
@@ -220,5 +220,5 @@ def result_of(comparison: Comparison) -> ComparisonResult:
     return ComparisonResult(
         answer=facts["answer"], verdict=facts["verdict"], difference=outcome.mean,
         interval=(outcome.low, outcome.high), pairs=tuple(comparison.pairs),
-        folder=comparison.folder, facts=facts,
+        folder=comparison.folder.absolute(), facts=facts,
     )  # fmt: skip

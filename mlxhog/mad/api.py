@@ -372,10 +372,12 @@ def new_search(
 ) -> Study:
     """Return the study of a search, whose directory may not exist; `space` replaces the option."""
     from mlxhog.base import plain_json
-    from mlxhog.mad.samplers.space import read_space, to_space
+    from mlxhog.mad.samplers.space import Space, read_space, to_space
 
     if space is None:
         keys, name = read_space(config.space), Path(config.space).stem
+    elif not isinstance(space, Space):
+        raise ConfigError(f"search(): space is {shown(space)}; give a YAML file, a name or a Space")
     else:
         keys, name = json.loads(plain_json.dumps({k: v for k, v in asdict(space).items() if v})), ""
     space = to_space(keys)

@@ -118,8 +118,8 @@ def sweep_label(recipe: Mapping[str, Any]) -> str:
 def worker_options() -> tuple[str, ...]:
     """Return the options of `mlxhog train` for several workers of one candidate.
 
-    With one worker they have no effect. Hyperparameters of strategies are among them, also those
-    of the user's own strategies.
+    With one worker they have no effect; `read`, `write` and the user's own strategies are refused.
+    Hyperparameters of strategies are among them, also those of the user's own strategies.
     """
     hyperparameters = STRATEGIES.hyperparameters().items()
     return (

@@ -126,7 +126,8 @@ def evaluate(
         plugins.load(file)
     show: Show = show_nothing if observer is None else lambda text: observer(text())
     root = Path(named.runs_dir)
-    path = locate(spec_of("evaluate()", model), root, checkpoint)
+    which = None if checkpoint is None else spec_of("evaluate()", checkpoint)
+    path = locate(spec_of("evaluate()", model), root, which)
     if like is not None and data is not None:
         raise ConfigError("--like and --data both name the text to score; leave one out")
     if data is None and (text_key, document_separator, named.strict_data) != (None, None, False):

@@ -278,7 +278,7 @@ def test_a_closed_pipe_is_silent_whether_a_command_only_tells_or_writes(command,
 
 def test_only_these_commands_write_so_any_other_ends_with_its_reader():
     writes = {name for name in names() if find(name.split())[0].writes}
-    of_mad = {f"mad {name}" for name in "bench data deepen plot resume search".split()}
+    of_mad = {f"mad {name}" for name in "bench consensus data deepen plot resume search".split()}
     of_runs = {"cache clear", "runs rm", "join", "stop", "report", "plot", "dashboard"}
     others = {"train", "compare", "convert", "parity export", "serve", "cluster"}
     assert writes == {*others, *of_runs, *of_mad}

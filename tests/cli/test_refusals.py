@@ -48,6 +48,8 @@ good.txt                          text is named by a flag: --data good.txt
 --seq-len 1000000                 use more text or a smaller seq_len
 3 --workers mlx:gpu               use mlx:cpu here
 --runs-dir good.txt                    good.txt is a file
+--runs-dir good.txt --dry-run     good.txt is a file
+--determinism replay --dry-run    to replay a run use mlxhog replay RUN
 --runs-dir ''                     --runs-dir is ''; wanted a path
 --follow '' --dry-run             --follow is ''; wanted a path; the current folder is .
 --name a/b                        use letters, digits

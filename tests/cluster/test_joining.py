@@ -134,6 +134,8 @@ def test_a_command_that_cannot_start_a_cluster_ends_with_a_code_and_a_reason(mon
     assert (code, "the host rack is 127.0.1.1 here (see /etc/hosts)" in error) == (2, True)
     code, error = error_of("--address", "127.0.1.1:8600")
     assert (code, "'.[cluster]'" in error, "brew install rust protobuf" in error) == (3, True, True)
+    assert main(["train", "--cluster", "rack:8600", "--dry-run"]) == 3
+    assert "'.[cluster]'" in capsys.readouterr().err
     with pytest.raises(EnvironmentLacks, match=r"\[cluster\].*brew install rust protobuf"):
         open_torchft(choice(), None, None)  # a sidecar says so, too
 

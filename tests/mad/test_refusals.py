@@ -19,6 +19,8 @@ CASES = [
         "a setting of the task is given as in --task-set vocab=32",
     ),
     ("train --layers mlp --schedule constant --min-lr 1", "is for schedule=cosine, not con"),
+    ("train --layers mlp --write racy", "so write=racy would not be used; give it several"),
+    ("train --layers mlp --read live --dry-run", "so read=live would not be used; give it sev"),
     # -- data
     ("data --task CR --output no/a.npz", "name a file in a directory"),
     # -- show, consensus and deepen
@@ -33,6 +35,7 @@ CASES = [
     ("search --seeds 54321 --budget soon", "at most 1000 seeds; for one seed write 54321,"),
     ("search --studies-dir ''", "--studies-dir is ''; wanted a path"),
     ("search --budget soon", "--budget is 'soon'; wanted candidates, a duration"),
+    ("search --budget 0", "--budget is '0'; wanted candidates, a duration"),
     ("search --ray-address auto", "without --executor ray"),
     ("search --executor ray --ray-address auto", "needs --parallel"),
     ("search --share-embedding --executor ray", "one table in this machine's memory"),

@@ -22,7 +22,7 @@ class _Consensus(OneStudy):
     output: str | None = option(None, "model file to write or replace")
 
 
-@command()
+@command(writes=True)
 def run(config: _Consensus) -> CommandResult:
     from mlxhog.mad import winner
     from mlxhog.mad.study.store import find

@@ -188,9 +188,13 @@ def make_run_plan(
     )  # fmt: skip
     workers, notes = chosen.workers, [*chosen.notes]
     if len(workers) == 1:  # without another worker, every strategy is this one
+        given = worker_options or {}
+        unused = [f"{name}={given[name]}" for name in ("read", "write") if name in given]
         if training.strategy is not None and training.strategy.is_own():
+            unused.append(f"your {training.strategy}")
+        if unused:
             raise ConfigError(
-                f"one worker trains a candidate without a strategy, so your {training.strategy} "
+                f"one worker trains a candidate without a strategy, so {' and '.join(unused)} "
                 'would not be used; give it several (--workers "torch:cpu*2"), or leave it out'
             )
         live = workers[0].backend == "torch:cpu"  # where sharing memory costs nothing

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.base import darwin, reading
+from mlxhog.base.paths import expanded
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.research.classic.problem import Graph, LabelKind, Ratings, SparseRows
 
@@ -247,8 +248,8 @@ def parse_terminals(terminals: str) -> dict[int, int]:
         return dict(zip(vertices.tolist(), labels.tolist(), strict=True))
 
     try:
-        if Path(terminals).is_file():
-            known = _read(Path(terminals), "VERTEX LABEL, whole numbers", parse)
+        if (path := expanded(terminals)).is_file():
+            known = _read(path, "VERTEX LABEL, whole numbers", parse)
         else:
             known = parse(terminals.replace("=", " ").split(","), 2)
         labels = set(known.values())

@@ -185,6 +185,8 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
 
     elastic = next((k for k, one in enumerate(regimes) if not one.strategy.fixed), 0)
     regimes[elastic] = _with_free_slots(regimes[elastic], max_workers, lay_out, memory)
+    if config.max_workers is not None and (why := regimes[elastic].strategy.fixed):
+        note(f"max_workers {config.max_workers} has no effect: {why}")
     max_slots = max(one.strategy.slots for one in regimes)
     layouts = [lay_out(one, max_slots) for one in regimes]
     arena_bytes = max(layout.total_bytes for layout in layouts)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mlxhog.base.output import say_once
 from mlxhog.base.paths import expanded
 from mlxhog.base.processes import require_children
 from mlxhog.config import plugins
@@ -86,6 +87,7 @@ def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
     is created, so that `latest` is this run for every other command.
     """
     require_children()
+    check_start(config)
     if config.init_from is not None:
         from mlxhog.training.plan.resume import located
 
@@ -96,6 +98,27 @@ def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
         from mlxhog.training.supervisor.training import train
 
         return train(config, observer=observer, run=run)
+
+
+def check_start(config: TrainConfig) -> None:
+    """Refuse, as a dry run does, what every plan may have and no run of this machine can.
+
+    Raises:
+        ConfigError: it is a replay.
+        EnvironmentLacks: a cluster needs torchft.
+        RunError: the run's name is not legal, or the folder of runs is a file.
+    """
+    if config.determinism == "replay":
+        raise ConfigError("determinism: to replay a run use mlxhog replay RUN")
+    if config.cluster is not None:
+        from mlxhog.cluster.rendezvous import check_torchft
+
+        check_torchft()
+    if config.resume is None:
+        from mlxhog.checkpoint.new_run import default_name
+        from mlxhog.checkpoint.run_files import check_place
+
+        check_place(Path(config.runs_dir), config.name or default_name(config.data))
 
 
 def _resolved(config: TrainConfig | str | Path | None, values: ConfigSource) -> TrainConfig:
@@ -137,6 +160,10 @@ def configured(layers: Sequence[ConfigSource]) -> TrainConfig:
     """
     resumed = _last(layers, "resume")
     if resumed is not None:
+        unsettled = [
+            kind for kind in CHOSEN.values()
+            if any(_is_open(kind.title, one) for one in _values(layers, kind.title)[-1:])
+        ]  # fmt: skip
         layers = [
             {name: one for name, one in layer.items() if not _is_open(name, one[0])}
             for layer in layers
@@ -146,6 +173,9 @@ def configured(layers: Sequence[ConfigSource]) -> TrainConfig:
             {**one, "resume": (name, one["resume"][1])} if "resume" in one else one
             for one in (own, *layers)
         ]
+        for kind in unsettled:
+            if kept := _name(layers, kind):
+                say_once(f"{kind.title} auto: the resumed run keeps {kept}; name another to change")
     return train_config(layers)
 
 

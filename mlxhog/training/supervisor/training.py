@@ -26,14 +26,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.display import card
 from mlxhog.display.plain import RunView
 from mlxhog.display.views import Observer
-from mlxhog.errors import (
-    CheckpointError,
-    ConfigError,
-    Diverged,
-    EnvironmentLacks,
-    MlxhogError,
-    WorkerFailed,
-)
+from mlxhog.errors import CheckpointError, Diverged, EnvironmentLacks, MlxhogError, WorkerFailed
 from mlxhog.optim.schedules import Falling
 from mlxhog.progress import Phase, PhaseStatus, Progress, Result
 from mlxhog.training.plan import preview, resume
@@ -70,8 +63,6 @@ def train(
 ) -> Result:
     """Train in a new run, or in one that the caller locks; raises as `mlxhog.train`."""
     began_ns = monotonic_ns()
-    if config.determinism == "replay":
-        raise ConfigError("determinism: to replay a run use mlxhog replay RUN")
     config = resume.located(config)
     with ExitStack() as stack:
         if config.resume is not None:

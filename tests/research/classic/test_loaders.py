@@ -118,6 +118,12 @@ def test_a_malformed_line_is_named_with_the_form_of_a_line(tmp_path, load, text,
         load(written(tmp_path, text))
 
 
+def test_terminals_may_be_a_file_below_the_home_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    written(tmp_path, "10 0\n30 2\n", "terminals")
+    assert parse_terminals("~/terminals") == {10: 0, 30: 2}
+
+
 @each_of(
     ("text", "message"),
     [

@@ -174,7 +174,7 @@ def test_two_lock_free_workers_of_lion_have_a_smaller_learning_rate_and_the_plan
     [
         ("hogwild", None, 4), ("hogwild", 2, 2), ("hogwild", 7, 7), ("serial", None, 1),
         *((one, None, 2) for one in ("sync", "round_robin", "async_ps", "avg_runs")),
-        ("hogwild(blocks=disjoint)", None, 2),
+        ("hogwild(blocks=disjoint)", None, 2), ("sync", 7, 2),
     ],
 )  # fmt: skip
 def test_only_workers_that_do_not_wait_for_others_have_free_slots(
@@ -187,6 +187,9 @@ def test_only_workers_that_do_not_wait_for_others_have_free_slots(
     assert plan.free_slots == slots - len(plan.workers)
     fixed = None if strategy == "hogwild" else f"strategy {strategy} divides its work"
     assert fixed is None or fixed in plan.strategy.fixed
+    has_none = max_workers is not None and plan.strategy.fixed is not None
+    said = [f"max_workers {max_workers} has no effect: {plan.strategy.fixed}"] * has_none
+    assert notes(plan, "max_workers") == said
 
 
 WORDS = (

@@ -7,6 +7,7 @@ from unittest.mock import Mock
 import pytest
 
 import mlxhog
+from mlxhog.base.output import say_once
 from mlxhog.checkpoint import new_run, run
 from mlxhog.config.components import STRATEGIES
 from mlxhog.config.config import TrainConfig
@@ -154,6 +155,20 @@ def test_a_run_resumes_with_its_options_as_far_as_the_call_does_not_change_them(
             value = value_of(TrainConfig(), option)
             assert value_of(same, option) == own[option]
         assert value_of(config, option) == value, option
+
+
+def test_auto_keeps_the_strategy_of_a_resumed_run_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    say_once.cache_clear()
+    message = "strategy auto: the resumed run keeps hogwild; name another to change\n"
+    for own, asked, said in (
+        ("hogwild", {}, ""), ("auto", {"strategy": "auto"}, ""),
+        ("hogwild", {"strategy": "auto"}, message),
+    ):  # fmt: skip
+        stored = new_run.create(Path("runs"), "old")
+        stored.config_path.write_text(TrainConfig(steps=100, strategy=own).to_yaml())
+        configured([of_keywords("train()", {"resume": stored.name, **asked})])
+        assert capsys.readouterr().err == said
 
 
 def test_a_resumed_run_is_named_by_its_path_once_its_options_are_read(tmp_path, monkeypatch):
