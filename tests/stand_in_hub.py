@@ -62,7 +62,8 @@ def in_cache(cache, repo, files, commit=COMMIT):
 
 
 class StandInHub:
-    """Repositories by name: files by name. `asked` are the methods and paths of all requests.
+    """Repositories by name: files by name. `asked` are the methods and paths of all requests,
+    `tokens` those of requests for a repository.
 
     `gated` files answer 403; `cut_at` bytes of a file are sent, then `before_cut` is called and the
     connection ends; `sizes` are other sizes than the files', as the listing has them.
@@ -75,12 +76,12 @@ class StandInHub:
 
     def answer(self, http):
         self.asked.append((http.command, http.path))
-        self.tokens.append(http.headers.get("authorization"))
         path = unquote(urlsplit(http.path).path).strip("/")
         api = path.startswith("api/models/")
         repo = "/".join(path.removeprefix("api/models/").split("/")[:2])
         if repo not in self.repos:
-            return self.refuse(http, 404, "RepoNotFound")
+            return self.refuse(http, 404, "RepoNotFound")  # and what the library asks for itself
+        self.tokens.append(http.headers.get("authorization"))
         files, revision = self.repos[repo], path.split("/")[-1 if api else 3]
         if revision not in ("main", COMMIT):
             return self.refuse(http, 404, "RevisionNotFound")
