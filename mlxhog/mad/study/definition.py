@@ -368,8 +368,7 @@ class StudyDefinition:
         """Runs of all candidates; None for a large space with bounds, which are not counted."""
         if self.count is None:
             return None
-        of_text = len(self.seeds) * len(self.measured.sweep)
-        return self.count * self.runs_each + sum(self.rungs[1:]) * of_text
+        return self.count * self.runs_each + sum(self.rungs[1:]) * self.text_runs
 
     def new_sampler(self) -> Sampler:
         """Return the sampler in its initial state."""
