@@ -236,12 +236,10 @@ class StudyOptions:
         none="the suite's", excludes=("lr",), reads=read_rates,
     )  # fmt: skip
     dim: int | None = option(None, "width", low=1, none="the architecture's, or the suite's")
-    backend: str | None = option(
-        None, "mlx or torch, or one of them with its device, such as mlx:cpu", none="torch:cpu"
-    )
-    workers: str | None = option(
-        None, "several workers inside a candidate, such as mlx:cpu,torch:cpu", none="one",
-        excludes=("backend",),
+    backend: str | None = option_of(CandidateOptions, "backend", none="torch:cpu")
+    workers: str | None = option_of(
+        CandidateOptions, "workers",
+        help="several workers inside a candidate, such as mlx:cpu,torch:cpu",
     )  # fmt: skip
     threads: int = option(1, "threads of each worker", low=1)
     share_embedding: bool = option(
@@ -292,9 +290,7 @@ class BenchOptions(StudyOptions):
         (), "an architecture; both flags may be given several times",
         many=True, metavar="NAME_OR_FILE", short="c",
     )  # fmt: skip
-    position: str | None = option(
-        None, "positional embedding", choices=("none", "learned", "sincos"), none="its own"
-    )
+    position: str | None = option_of(CandidateOptions, "position", help="positional embedding")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,13 +30,13 @@ NUMBERS = (
 )  # fmt: skip
 """The fields of a `CandidateScore` in --json."""
 MEASURES = {
-    "val_bits_per_byte": "bits/byte",
-    "train_tokens_per_s": "train tok/s",
-    "decode_tokens_per_s": "decode tok/s",
-    "peak_memory_bytes": "peak bytes",
-    "state_bytes": "state",
+    "val_bits_per_byte": ("bits/byte", ".4f"),
+    "train_tokens_per_s": ("train tok/s", ",.0f"),
+    "decode_tokens_per_s": ("decode tok/s", ",.0f"),
+    "peak_memory_bytes": ("peak bytes", ",.0f"),
+    "state_bytes": ("state", ",.0f"),
 }
-"""Heads of the columns of suite lm."""
+"""Heads and number formats of the columns of suite lm."""
 EXACT = (
     "score interval val_score params state_bytes seconds status n_runs n_diverged n_failed"
 ).split()
@@ -247,12 +247,9 @@ def table(ranking: Ranking) -> list[dict[str, str]]:
         return {
             "layers": compact(row.layers),
             **{
-                MEASURES[name]: "-"
-                if (v := row.measures.get(name)) is None
-                else f"{v:.4f}"
-                if name == "val_bits_per_byte"
-                else f"{v:,.0f}"
-                for name in ranking.measures
+                head: format(row.measures[name], form) if name in row.measures else "-"
+                for name, (head, form) in MEASURES.items()
+                if name in ranking.measures
             },
             **({"front": "*" if row.is_on_front else ""} if ranking.measures else {}),
             "score": score(row.score, row.interval),

@@ -18,10 +18,11 @@ from mlxhog.display.page import document, facts, text_cards
 from mlxhog.display.page import table as html_table
 from mlxhog.display.table import cut
 from mlxhog.errors import ConfigError
+from mlxhog.mad.objectives import value_of
 from mlxhog.mad.options import OBJECTIVES
 from mlxhog.mad.report.leaderboard import Ranking, read_ranking, table
 from mlxhog.mad.report.progress import compact
-from mlxhog.mad.scores import LOST, UNFINISHED, CandidateScore
+from mlxhog.mad.scores import LOST, UNFINISHED
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.tasks import find
 
@@ -197,7 +198,7 @@ def front(ranking: Ranking, cost: str) -> list[int]:
     complete = [
         (sign * value, -row.score, k)
         for k, row in enumerate(ranking.rows)
-        if row.status not in (*UNFINISHED, *LOST) and (value := _cost(row, cost)) is not None
+        if row.status not in (*UNFINISHED, *LOST) and (value := value_of(row, cost)) is not None
     ]
     indices, best, at = list[int](), -1.0, (0.0, 0.0)
     for x, y, k in sorted(complete):
@@ -205,11 +206,6 @@ def front(ranking: Ranking, cost: str) -> list[int]:
             best, at = -y, (x, y)
             indices.append(k)
     return indices
-
-
-def _cost(row: CandidateScore, name: str) -> float | None:
-    """Return a candidate's cost; None if it was not measured."""
-    return row.measures.get(name) if name in MEASURED_COSTS else float(getattr(row, name))
 
 
 def _look(ranking: Ranking, rank: int, theme: Theme) -> tuple[bool, str, str]:
@@ -224,7 +220,7 @@ def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> "Figure":
     """Draw every candidate that has the cost, with its interval; incomplete ones are hollow."""
     figure, axes = panel(theme, *SIZE)
     rows, best = ranking.rows, front(ranking, cost)
-    costs = {k: value for k, row in enumerate(rows) if (value := _cost(row, cost)) is not None}
+    costs = {k: value for k, row in enumerate(rows) if (value := value_of(row, cost)) is not None}
     if len(best) > 1:
         axes.plot(
             [costs[k] for k in best], [rows[k].score for k in best], drawstyle="steps-post",

@@ -9,7 +9,6 @@ from typing import TextIO
 from mlxhog.base.quantities import format_clock
 from mlxhog.display.streams import printable
 from mlxhog.display.views import Observer, StatusLine
-from mlxhog.mad.run import CandidateRecord
 from mlxhog.mad.study.scheduler import StudyProgress
 
 EVERY_S = 10.0
@@ -53,12 +52,6 @@ def state_line(progress: StudyProgress) -> str:
     return "  ".join(parts)
 
 
-def trouble_line(trouble: CandidateRecord) -> str:
-    """Return the line of a run that failed or diverged."""
-    reason = f": {printable(trouble.reason)}" if trouble.reason else ""
-    return f"{trouble.status}  {trouble.title}{reason}  {compact(trouble.candidate.split())}"
-
-
 @contextmanager
 def shown(stream: TextIO, *, quiet: bool = False) -> Iterator[Observer[StudyProgress]]:
     """Show a study on one line of a terminal, in a pipe on a line now and then.
@@ -74,7 +67,9 @@ def shown(stream: TextIO, *, quiet: bool = False) -> Iterator[Observer[StudyProg
             if progress.message is not None:
                 line.tell(progress.message)
             for trouble in progress.troubles[troubles:]:
-                line.tell(trouble_line(trouble))
+                reason = f": {printable(trouble.reason)}" if trouble.reason else ""
+                layers = compact(trouble.candidate.split())
+                line.tell(f"{trouble.status}  {trouble.title}{reason}  {layers}")
             troubles = len(progress.troubles)
             line.show(state_line(progress))
             if not line.live and time.monotonic() >= line_at:

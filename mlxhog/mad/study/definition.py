@@ -343,14 +343,13 @@ class StudyDefinition:
             raise ConfigError(
                 "the candidates of this space are not counted; give --candidates, such as 27"
             )
-        (config,) = (one for one in self.measured.task_configs if one.task == TEXT_TASK)
-        text = read_text(config.settings["data"], config.settings["seq_len"],
-                         config.settings["tokens"])  # fmt: skip
+        (settings,) = (one.settings for one in self.measured.task_configs if one.task == TEXT_TASK)
+        text = read_text(settings["data"], settings["seq_len"], settings["tokens"])
         if self.text not in ("", text.corpus_sha256):
             raise StudyError(
-                f"{', '.join(config.settings['data'].splitlines())} is another text than that of "
-                "the study's runs, whose numbers would not compare; restore it, or begin another "
-                "study with --study"
+                f"{', '.join(settings['data'].splitlines())} is another text than that of the "
+                "study's runs, whose numbers would not compare; restore it, or begin another study "
+                "with --study"
             )
         if self.machine not in ("", here := machine_text()):
             raise StudyError(
@@ -368,8 +367,7 @@ class StudyDefinition:
         """Runs of all candidates; None for a large space with bounds, which are not counted."""
         if self.count is None:
             return None
-        of_text = len(self.seeds) * len(self.measured.sweep)
-        return self.count * self.runs_each + sum(self.rungs[1:]) * of_text
+        return self.count * self.runs_each + sum(self.rungs[1:]) * self.text_runs
 
     def new_sampler(self) -> Sampler:
         """Return the sampler in its initial state."""

@@ -23,11 +23,6 @@ FIELDS = ("answer", "verdict", "difference", "interval", "pairs_used", "pairs_pl
 """What a study keeps of the comparison."""
 
 
-def finalists(rows: list[CandidateScore]) -> list[CandidateScore]:
-    """Return the two candidates to compare, or fewer."""
-    return [row for row in rows if row.status == "done" and not row.beyond][:2]
-
-
 def compare(
     store: Store, study: StudyDefinition, two: list[CandidateScore], tell: Tell, limit: Interval
 ) -> dict[str, Any] | None:

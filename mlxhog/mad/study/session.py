@@ -119,7 +119,8 @@ def _with_final(
         tell(replace(ended, message=message))
 
     began_s = time.monotonic()
-    two, status = final.finalists(study.rows(store.records())), ended.status
+    rows, status = study.rows(store.records()), ended.status
+    two = [row for row in rows if row.status == "done" and not row.beyond][:2]
     if study.pairs and status == "done" and len(two) == 2:
         kept = store.final()
         try:

@@ -51,11 +51,6 @@ class Dataset:
     grammar: Int32 | None = None  # selective grammar's, (states, tokens)
     meta: Mapping[str, Any]  # task, seed and every setting, under the names of the files
 
-    @property
-    def task(self) -> str:
-        """The task's full name."""
-        return str(self.meta["task"])
-
     def splits(self) -> dict[str, tuple[Int32, Int32]]:
         """Inputs and targets by the name of the split: train, test, and val if there is one."""
         splits = {"train": (self.train_x, self.train_y), "test": (self.test_x, self.test_y)}
@@ -147,7 +142,7 @@ def best_achievable(data: Dataset) -> float:
     In memorization it is the share of test queries whose key is in the training rows, since the
     value of another key is unknown. In other tasks it is 1.
     """
-    if data.task != "memorization":
+    if data.meta["task"] != "memorization":
         return 1.0
     known_keys = np.unique(data.train_x[:, ::2][data.train_y[:, 1::2] != IGNORED])
     queries = data.test_x[:, ::2][data.test_y[:, 1::2] != IGNORED]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
+from unittest.mock import Mock
 
 import pytest
 
@@ -18,7 +19,7 @@ from mlxhog.mad.options import ExecutionConfig, SearchOptions
 from mlxhog.mad.study import final, session
 from mlxhog.mad.study.scheduler import seconds_used
 from mlxhog.mad.study.store import open_store
-from tests.mad.study.made_up import BEST, REAL, STUDY, better_at_3e_3, made_up, names, searched
+from tests.mad.study.made_up import REAL, STUDY, better_at_3e_3, made_up, searched
 
 pytestmark = pytest.mark.usefixtures("answers")
 
@@ -44,19 +45,24 @@ def test_a_mac_stays_awake_until_the_final_has_ended(tmp_path, monkeypatch):
     assert messages[0] == "this Mac may fall asleep"
 
 
-def test_pairs_of_other_finalists_stay_apart(tmp_path, monkeypatch):
-    study, _ = searched(tmp_path)
-    folders = []
+@pytest.fixture
+def begin(monkeypatch):
+    """Begins the final of two candidates, and returns the arguments of its comparison."""
+    comparison = Mock(side_effect=ConfigError("enough"))
+    monkeypatch.setattr(final, "Comparison", comparison)
 
-    def begun(a, b, terms, folder):
-        folders.append(folder)
-        raise ConfigError("enough")
-
-    monkeypatch.setattr(final, "Comparison", begun)
-    rows = [*study][:3]
-    for two in (rows[:2], rows[1:], rows[:2]):
+    def final_of(study, two):
         with pytest.raises(ConfigError, match="enough"):
             REAL(study.store, study.definition, two, lambda message: None, Interval())
+        return comparison.call_args.args
+
+    return final_of
+
+
+def test_pairs_of_other_finalists_stay_apart(tmp_path, begin):
+    study, _ = searched(tmp_path)
+    rows = [*study][:3]
+    folders = [begin(study, two)[-1] for two in (rows[:2], rows[1:], rows[:2])]
     assert folders[0] == folders[2] != folders[1]
 
 
@@ -100,18 +106,10 @@ def test_a_budget_of_time_holds_in_the_final_which_the_next_session_continues(
         assert (study.store.final() is None) == (status == "budget")
 
 
-def test_finalists_meet_at_the_learning_rates_by_which_they_are_ranked(tmp_path, monkeypatch):
+def test_finalists_meet_at_the_learning_rates_by_which_they_are_ranked(tmp_path, begin):
     study, _ = searched(tmp_path, rates=(1e-3, 3e-3, 9e-3), run=better_at_3e_3)
-    lrs = []
-
-    def begun(a, b, terms, folder):
-        lrs.extend([a.config.lr, b.config.lr])
-        raise ConfigError("enough")
-
-    monkeypatch.setattr(final, "Comparison", begun)
-    with pytest.raises(ConfigError, match="enough"):
-        REAL(study.store, study.definition, [*study][:2], lambda message: None, Interval())
-    assert lrs == [3e-3, 3e-3]
+    a, b, *_ = begin(study, [*study][:2])
+    assert a.config.lr == b.config.lr == 3e-3
 
 
 def test_bits_per_byte_alone_lead_to_a_final_and_a_part_of_a_space_is_drawn(here):
@@ -124,10 +122,3 @@ def test_bits_per_byte_alone_lead_to_a_final_and_a_part_of_a_space_is_drawn(here
     assert searching(suite="lm:2ktok+smoke").pairs == 0
     assert searching(candidates=3).sampler == "random"
     assert searching(candidates=3, sampler="grid").sampler == "grid"
-
-
-def test_the_finals_winner_is_first(tmp_path, answers):
-    answers["verdict"] = "b"
-    study, outcome = searched(tmp_path)
-    assert names(study)[:2] == BEST[1::-1]
-    assert outcome.best.candidate == BEST[1]

@@ -112,10 +112,11 @@ def test_only_candidates_within_the_limits_vote_with_their_scores(tmp_path):
 
 
 @each_of("top", [None, 1])
-def test_the_finals_winner_outvotes_its_loser(tmp_path, answers, top):
+def test_the_finals_winner_is_first_and_outvotes_its_loser(tmp_path, answers, top):
     answers["verdict"] = "b"
-    study, _ = searched(tmp_path)
+    study, outcome = searched(tmp_path)
     assert names(study)[:2] == BEST[1::-1]
+    assert outcome.best.candidate == BEST[1]
     assert elected(study.store, top)["layers"] == BEST[1]
 
 
@@ -215,21 +216,15 @@ def test_text_beside_tasks_is_ordered_by_the_mean_of_two_ranks(tmp_path):
     assert ordered(higher, "val_bits_per_byte", [], select=False)[0].candidate == names(study)[0]
 
 
-def test_equal_parameters_change_the_widths():
+@each_of("dim", [64, 100])
+def test_equal_parameters_change_the_widths_by_a_step_but_that_of_the_first(dim):
     lines = ("gated-conv swiglu", "gated-conv swiglu gated-conv swiglu")
-    study = StudyDefinition(candidates=lines, suite="lm:2ktok", equal="parameters", dim=64)
+    study = StudyDefinition(candidates=lines, suite="lm:2ktok", equal="parameters", dim=dim)
     widths = [study.runs(line)[0].dim for line in lines]
     sizes = [params(at_width(parse(line), d), d) for line, d in zip(lines, widths, strict=True)]
-    assert widths[0] == 64 > widths[1]
-    assert sizes[1] == pytest.approx(sizes[0], rel=0.2)
-
-
-def test_the_first_of_equal_parameters_keeps_a_width_that_is_no_multiple_of_the_step():
-    lines = ("gated-conv swiglu", "gated-conv swiglu gated-conv swiglu")
-    study = StudyDefinition(candidates=lines, suite="lm:2ktok", equal="parameters", dim=100)
-    widths = [study.runs(line)[0].dim for line in lines]
-    assert widths[0] == 100
+    assert widths[0] == dim > widths[1]
     assert widths[1] % text.WIDTH_STEP == 0
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.2)
 
 
 def test_equal_step_time_is_a_width_for_which_gradients_take_as_long(tmp_path, monkeypatch):

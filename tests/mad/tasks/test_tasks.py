@@ -111,10 +111,11 @@ def test_scored_labels_train_on_the_same_rows_where_an_answer_can_be_known(task,
 @each_of("name", sorted(path.stem for path in GOLDEN.glob("*.npz")))
 def test_targets_of_the_references_follow_the_same_rules(name):
     data = read(GOLDEN / f"{name}.npz")
-    named = options(find(data.task)).items()
+    task = data.meta["task"]
+    named = options(find(task)).items()
     keys = {name: key for name, one in named for key in (name, *one.aliases) if key in data.meta}
-    settings = resolve(data.task, {name: data.meta[key] for name, key in keys.items()})
-    if data.task == "fuzzy-in-context-recall":
+    settings = resolve(task, {name: data.meta[key] for name, key in keys.items()})
+    if task == "fuzzy-in-context-recall":
         settings = replace(settings, fuzzy_compat=True)
     check_targets(settings, data)
 
