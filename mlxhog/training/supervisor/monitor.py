@@ -195,10 +195,6 @@ class Monitor:
             val_bytes=n_bytes,
         )
 
-    def add_final(self, bits_per_byte: float, tokens: int, share: float) -> None:
-        """Store the final score: its targets, and its share of the text."""
-        self.note(final_bits_per_byte=bits_per_byte, final_tokens=tokens, final_share=share)
-
     def first_step_s(self) -> float | None:
         """Seconds from the start of the command to the end of its first step; None before that."""
         if self.start_s is None or self._first_step_ns is None:
