@@ -155,11 +155,6 @@ class Monitor:
             self._ngram_thread.join(limit_s)
         self._ngram_is_needless = True
 
-    @property
-    def n_lost(self) -> int:
-        """Records, of steps, scored batches or samples, that workers overwrote before `drain`."""
-        return sum(slot.ring.n_lost for slot in self._slots.values())
-
     def drain(self) -> None:
         """Read the records that workers have written since the last call."""
         since_ns, steps = monotonic_ns() - WINDOW_S * 1e9, list[np.void]()
