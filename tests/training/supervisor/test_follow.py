@@ -18,7 +18,7 @@ from mlxhog.arena.requests import ask
 from mlxhog.base.durable import replace_file
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import of_keywords
-from mlxhog.data.stream import Stream, StreamWriter, append_examples
+from mlxhog.data.stream import Stream, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.training.plan.decide import make_plan
@@ -129,8 +129,8 @@ TALK = b"User: a\nAssistant: b"
 
 
 def new_follower(folder, run, **options):
-    writer = StreamWriter(run, TOKENIZER, seq_len=16, batch_size=1)
-    return Follower(folder, writer, TrainConfig(**options))
+    how = {"follow": str(folder), "seq_len": 16, "batch_size": 1, **options}
+    return Follower(run, TOKENIZER, TrainConfig(**how))
 
 
 @pytest.fixture
@@ -213,10 +213,9 @@ def test_conversations_and_pairs_are_trained_on_their_answers(
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     lines = [{"question": "q", "answer": "a"}, {"messages": talk * 2}]
     (folder / "b.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    writer = StreamWriter(tmp_path, TOKENIZER, seq_len=60, batch_size=1)
-    writer.accept_examples()
+    follower = new_follower(folder, tmp_path, seq_len=60, loss_on=loss_on)
+    follower._writer.accept_examples()
     append_examples(tmp_path, [{"messages": talk}], TOKENIZER)
-    follower = Follower(folder, writer, TrainConfig(loss_on=loss_on))
     assert follower.look()
     assert list(follower.messages) == []
     assert rows(tmp_path, trained=True) == expected
