@@ -134,11 +134,15 @@ def new_follower(folder, run, **options):
 
 
 @pytest.fixture
-def follower(tmp_path, monkeypatch):
-    """A follower that takes a file at its first look."""
+def folder(tmp_path, monkeypatch):
+    """A folder whose files are taken at the first look."""
     monkeypatch.setattr(follow, "SETTLED_S", 0.0)
-    folder = tmp_path / "new"
-    folder.mkdir()
+    (folder := tmp_path / "new").mkdir()
+    return folder
+
+
+@pytest.fixture
+def follower(folder, tmp_path):
     return new_follower(folder, tmp_path)
 
 
@@ -204,12 +208,7 @@ def test_a_folder_that_is_removed_is_told_once_and_read_when_it_is_back(follower
     ("loss_on", "expected"),
     [("assistant", [b"a", b" b", b" b", b" b"]), ("all", [b"q\na", TALK + b"\n" + TALK, TALK])],
 )
-def test_conversations_and_pairs_are_trained_on_their_answers(
-    loss_on, expected, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(follow, "SETTLED_S", 0.0)
-    folder = tmp_path / "new"
-    folder.mkdir()
+def test_conversations_and_pairs_are_trained_on_their_answers(loss_on, expected, folder, tmp_path):
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     lines = [{"question": "q", "answer": "a"}, {"messages": talk * 2}]
     (folder / "b.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -221,11 +220,9 @@ def test_conversations_and_pairs_are_trained_on_their_answers(
     assert rows(tmp_path, trained=True) == expected
 
 
-def test_files_are_read_as_the_text_of_the_run_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(follow, "SETTLED_S", 0.0)
+def test_files_are_read_as_the_text_of_the_run_is(folder, tmp_path):
     block = base64.b64encode(bytes(range(90, 190))).decode()
     text = f"a\\n%%\\nb {block}<|endoftext|>"
-    (folder := tmp_path / "new").mkdir()
     (folder / "a.jsonl").write_text(f'{{"body": "{text}"}}')
     how = {"text_key": "body", "document_separator": r"\n%%\n", "skip_machine_data": True}
     assert new_follower(folder, tmp_path, **how).look()
