@@ -11,8 +11,7 @@ and Rogaway 2002, "Ciphers with arbitrary finite domains").
 """
 
 import hashlib
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +77,8 @@ def _feistel(x: NDArray[np.uint64], n: int, keys: NDArray[np.uint64]) -> NDArray
     return result.astype(np.int64)
 
 
-class Growth(NamedTuple):
+@dataclass(frozen=True)
+class Growth:
     """A file when it grew: the epoch, its number of sequences, and its digest."""
 
     epoch: int

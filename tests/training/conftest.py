@@ -90,14 +90,10 @@ class Deadly(Session):
         return is_met
 
     def _kill_at(self, moment):
-        begins, kills = self.arena.counters.load("steps") >= self.begins, self.kills
-        if (
-            begins
-            and kills
-            and kills[-1][0] == moment
-            and len(self.workers.pool) == len(self.workers.handles)
-        ):
-            _, victims = kills.pop()
+        begins = self.arena.counters.load("steps") >= self.begins
+        all_are_there = len(self.workers.pool) == len(self.workers.handles)
+        if begins and all_are_there and self.kills and self.kills[-1][0] == moment:
+            _, victims = self.kills.pop()
             for process in list(self.workers.pool.values())[:victims]:
                 process.process.kill()
                 self.killed.append(process)

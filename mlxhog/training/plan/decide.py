@@ -164,7 +164,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     # Each strategy that the run may have, with its optimizer, rates, budget and batches.
     saved = None if resumption is None else resumption.state["regime"]
     choices = strategy_rule.choices(strategies.strategy_of(config), workers, saved)
-    begun = asked, config, model, workers, resumption, data, train
+    begun = asked, config, model, workers, resumption, data
     regimes = [regime_of(choice, *begun, is_open=len(choices) > 1) for choice in choices]
 
     # Layouts of one size, with free slots for workers that join.

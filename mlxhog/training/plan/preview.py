@@ -40,6 +40,10 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
         needed = read * epoch_tokens / rate
         seconds = needed if seconds is None else min(seconds, needed)
     warnings = sizes.overfitting(plan, read), sizes.decay(plan, read)
+    of_adapter = {
+        "trained_parameters": plan.trained_parameters,
+        "base_bytes": plan.memory.base_bytes,
+    }
     return {
         "config": values,
         "changed": changed,
@@ -48,14 +52,7 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
         },
         "parameters": plan.parameters,
         "parameters_per_token": plan.parameters / max(train.n_tokens, 1),
-        **(
-            {}
-            if plan.base is None
-            else {
-                "trained_parameters": plan.trained_parameters,
-                "base_bytes": plan.memory.base_bytes,
-            }
-        ),
+        **({} if plan.base is None else of_adapter),
         "arena_bytes": plan.arena_bytes,
         "worker_bytes": plan.worker_bytes,
         "free_slots": plan.free_slots,

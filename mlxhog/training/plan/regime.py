@@ -39,11 +39,11 @@ declines (Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arX
 
 def regime_of(
     choice: Strategy, asked: TrainConfig, config: TrainConfig, model: ModelConfig,
-    workers: Sequence[WorkerSpec], resumption: Resumption | None, data: prepare.Prepared,
-    train: TokenFile, *, is_open: bool,
+    workers: Sequence[WorkerSpec], resumption: Resumption | None, data: prepare.Prepared, *,
+    is_open: bool,
 ) -> Regime:  # fmt: skip
     """Decide what depends on the strategy; `is_open` where the run may change it."""
-    notes, n_workers = list[str](), len(workers)
+    notes, n_workers, train = list[str](), len(workers), data.train
     hidden, groups = families.hidden_matrices(model), families.rate_groups(model)
 
     # Open options.

@@ -15,6 +15,7 @@ from mlxhog.base import typed
 from mlxhog.base.paths import quoted
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.run_files import BestScore
+from mlxhog.data.batches import Growth
 from mlxhog.errors import CheckpointError
 
 
@@ -58,19 +59,12 @@ class _SavedPosition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Growth:
-    epoch: int
-    rows: int
-    digest: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Text:
     """Size of the training text, and when it grew in the present epoch."""
 
     documents: int
     rows: int
-    grown: tuple[_Growth, ...]
+    grown: tuple[Growth, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,24 +134,19 @@ class StepTime(NamedTuple):
     wait_s: float
 
 
-def lost_in_sync(steps: Sequence[Sequence[StepTime]]) -> float:
-    """Share of the gradients that synchronous steps lost to waiting."""
-    tokens, computed_s, waited_s = np.array([np.sum(own, axis=0) for own in steps]).T
-    worked = tokens > 0
-    per_s = float(np.sum(tokens[worked] / computed_s[worked]))
-    lasted_s = float(np.mean(computed_s + waited_s))
-    return 1 - float(np.sum(tokens)) / (lasted_s * per_s) if per_s else 0.0
-
-
 def lost_by_last_steps(steps: Sequence[Sequence[StepTime]]) -> float | None:
-    """The share that the last `LAST_STEPS` of each worker lost; None if there are fewer.
+    """The share that the last `LAST_STEPS` of each worker lost to waiting; None if there are fewer.
 
     The longest is left out: one pause of a worker does not show that there will be another.
     """
     if any(len(own) < LAST_STEPS for own in steps):
         return None
     by_length = [sorted(own[-LAST_STEPS:], key=lambda s: s.compute_s + s.wait_s) for own in steps]
-    return lost_in_sync([own[:-1] for own in by_length])
+    tokens, computed_s, waited_s = np.array([np.sum(own[:-1], axis=0) for own in by_length]).T
+    worked = tokens > 0
+    per_s = float(np.sum(tokens[worked] / computed_s[worked]))
+    lasted_s = float(np.mean(computed_s + waited_s))
+    return 1 - float(np.sum(tokens)) / (lasted_s * per_s) if per_s else 0.0
 
 
 def sync_would_lose(steps: Sequence[Sequence[StepTime]], sequences: int) -> float:

@@ -282,7 +282,7 @@ def dump(
         "text": {
             "documents": plan.data.train.header["documents"],
             "rows": plan.data.train.n_sequences(config.seq_len),
-            "grown": [one._asdict() for one in plan.grown],
+            "grown": [asdict(one) for one in plan.grown],
         },
         "tokens_sha256": plan.data.train.digest,
         "val_sha256": plan.data.val.digest,

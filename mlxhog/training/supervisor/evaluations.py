@@ -206,7 +206,11 @@ class Evaluations:
             )
         larger = self._total(part.batches, part.all_batches)
         if larger is not None and larger.n_bytes:
-            monitor.add_final(larger.bits_per_byte, larger.tokens, part.larger_share)
+            monitor.note(
+                final_bits_per_byte=larger.bits_per_byte,
+                final_tokens=larger.tokens,
+                final_share=part.larger_share,
+            )
         try:
             are_scored = not session.interrupts() and self._score_copies()
         except LOST_WORKER as error:

@@ -65,11 +65,15 @@ class _RunEnded(Exception):
 class Follower:
     """Reads new files of a folder and new examples of a run, in a thread of the supervisor.
 
+    It writes to a stream in the run's folder.
+
     Concurrency: `end`, `messages` and `fault` may be read by other threads at any time.
     """
 
-    def __init__(self, folder: Path, writer: StreamWriter, config: TrainConfig) -> None:
-        self.folder = folder  # with subfolders, without hidden files
+    def __init__(self, run_dir: Path, tokenizer: Tokenizer, config: TrainConfig) -> None:
+        sizes = {"seq_len": config.seq_len, "batch_size": config.sequences_per_ticket}
+        writer = StreamWriter(run_dir, tokenizer, **sizes)
+        self.folder = expanded(str(config.follow))  # with subfolders, without hidden files
         self.end = writer.last.end_ticket  # number of published tickets
         self.messages: deque[str] = deque()  # for the user; the reader removes those it reads
         self.fault: BaseException | None = None  # that ended the thread
@@ -278,9 +282,3 @@ def _open_batches(
 ) -> StreamBatches:
     lengths = tokenizer.byte_lengths().astype(np.int64)
     return StreamBatches(folder.path, lengths, corpus().example(), frozen=frozen)
-
-
-def follower_of(config: TrainConfig, run_dir: Path, tokenizer: Tokenizer) -> Follower:
-    """Make the follower of a run, which writes to a stream in the run's folder."""
-    sizes = {"seq_len": config.seq_len, "batch_size": config.sequences_per_ticket}
-    return Follower(expanded(str(config.follow)), StreamWriter(run_dir, tokenizer, **sizes), config)

@@ -155,11 +155,6 @@ class Monitor:
             self._ngram_thread.join(limit_s)
         self._ngram_is_needless = True
 
-    @property
-    def n_lost(self) -> int:
-        """Records, of steps, scored batches or samples, that workers overwrote before `drain`."""
-        return sum(slot.ring.n_lost for slot in self._slots.values())
-
     def drain(self) -> None:
         """Read the records that workers have written since the last call."""
         since_ns, steps = monotonic_ns() - WINDOW_S * 1e9, list[np.void]()
@@ -194,10 +189,6 @@ class Monitor:
             val_tokens=tokens,
             val_bytes=n_bytes,
         )
-
-    def add_final(self, bits_per_byte: float, tokens: int, share: float) -> None:
-        """Store the final score: its targets, and its share of the text."""
-        self.note(final_bits_per_byte=bits_per_byte, final_tokens=tokens, final_share=share)
 
     def first_step_s(self) -> float | None:
         """Seconds from the start of the command to the end of its first step; None before that."""

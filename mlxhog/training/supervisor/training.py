@@ -111,9 +111,9 @@ class Training:
         folder, earlier = run.directory, plan.resumption
         self._before = run.read_status()
         if (config := plan.config).follow is not None:
-            from mlxhog.training.supervisor.follow import follower_of
+            from mlxhog.training.supervisor.follow import Follower
 
-            self._follower = follower_of(config, folder, plan.data.tokenizer)
+            self._follower = Follower(folder, plan.data.tokenizer, config)
             assert plan.other is None  # it has batches of its own
             plan = replace(plan, batches=self._follower.batches(plan.batches))
         self.session = session = Session(

@@ -56,18 +56,15 @@ class BackgroundTasks:
         self._val, self._tokenizer, self.part = text
         self._folder = OpenFolder(job.run_dir)
         self._counters, self._ended_round = context.arena.counters, 0
+        self._of_run = job.config, param_count(job.plan.model)
 
     @cached_property
     def _texts(self) -> list[TokenFile]:
-        parameters = param_count(self.job.plan.model)
-        return texts_of(self._val, self.job.config, parameters, self.part.asked_bytes)
+        return texts_of(self._val, *self._of_run, self.part.asked_bytes)
 
     def score(self, place: int) -> ScoreSums:
         """Score the batch at a place, at the parameters in the backend's parameter buffer."""
-        file, rows = (
-            self._texts[0],
-            rows_of_batch(self.job.config, param_count(self.job.plan.model)),
-        )
+        file, rows = self._texts[0], rows_of_batch(*self._of_run)
         if place >= self.part.batches:
             file, place = self._texts[1], place - self.part.batches
         (batch,) = validation_set.batches(file, **rows, first=place, count=1)

@@ -73,16 +73,11 @@ LIVE, EMULATED = {"read": "live", "predict": "none"}, {"gpu_write": "metal-emula
         ("mlx:gpu", GOOD, {**AUTO, "write": "lossless"}, "cpu lossless", "write=lossless was req"),
         ("mlx:cpu torch:cpu", GOOD, METAL, ConfigError, "needs a GPU worker.*metal-emulated"),
         ("mlx:gpu", BAD, METAL, EnvironmentLacks, "lost 3 of 9.*mlxhog doctor.*--no-safety-checks"),
-        (
-            "mlx:gpu",
-            BAD,
-            LIVE,
-            EnvironmentLacks,
-            "read=live of mlx:gpu.*mlxhog doctor.*--no-safety-checks",
-        ),
+        ("mlx:gpu", BAD, LIVE, EnvironmentLacks,
+         "read=live of mlx:gpu.*mlxhog doctor.*--no-safety-checks"),
         ("mlx:gpu", GOOD, {**METAL, "write": "racy"}, ConfigError, "is racy, but beside gpu_write"),
     ],
-)
+)  # fmt: skip
 def test_a_choice_of_writers_has_one_meaning(backends, doctor, options, expected, said):
     chosen(kernel_choice.choose_writers, expected, said, options, backends, doctor)
 
@@ -129,13 +124,8 @@ OWN = {"kernels": "metal"}
         ("mlx:cpu", UNTESTED, {"kernels": "metal-emulated"}, "metal-emulated", ""),
         ("mlx:gpu torch:cpu", FASTER, OWN, ConfigError, "which torch:cpu cannot run; use auto"),
         ("mlx:gpu", FASTER, {"kernels": "metal-emulated"}, ConfigError, "mlx:gpu cannot run; use"),
-        (
-            "mlx:gpu",
-            WRONG,
-            OWN,
-            EnvironmentLacks,
-            "mlx:gpu is not known.*these differ.*--no-safety-checks",
-        ),
+        ("mlx:gpu", WRONG, OWN, EnvironmentLacks,
+         "mlx:gpu is not known.*these differ.*--no-safety-checks"),
     ],
 )  # fmt: skip
 def test_a_choice_of_kernels_has_one_meaning_for_each_worker(

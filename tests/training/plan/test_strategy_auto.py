@@ -90,9 +90,9 @@ def test_synchronous_steps_lose_the_gradients_that_the_workers_compute_without_w
     ):
         share = strategy_rule.lost_by_last_steps(rounds(first, second))
         assert share == pytest.approx(lost, abs=0.01)
-    idle = [StepTime(0, 0.0, 0.02)] * 9  # a worker without a sequence has no speed
-    steps = [[StepTime(128, 0.02, 0.0)] * 9, idle]
-    assert strategy_rule.lost_in_sync(steps) == pytest.approx(0.0)
+    # A worker without a sequence has no speed.
+    steps = [[one] * len(ONE) for one in (StepTime(128, 0.02, 0.0), StepTime(0, 0.0, 0.02))]
+    assert strategy_rule.lost_by_last_steps(steps) == pytest.approx(0.0)
 
 
 @each_of(

@@ -62,10 +62,9 @@ def test_only_the_adapter_is_trained_and_saved(base):
     before = formats.open(base[1]).tensors
     assert all(np.array_equal(opened.tensors[name], before[name]) for name in before)
     assert all(value.any() for value in saved.params.values())  # B began at zero
-    assert {"adapter_model.safetensors", "adapter_config.json"} <= {
-        path.name for path in saved.path.iterdir()
-    }
-    assert not (saved.path / "model.safetensors").exists()
+    files = {path.name for path in saved.path.iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= files
+    assert "model.safetensors" not in files
 
 
 def test_a_comparison_scores_an_adapter_beside_its_base_as_the_run_held_it(base, tmp_path):
@@ -167,10 +166,8 @@ def test_a_note_counts_parameters_without_tables_of_ngrams(base):
     sizes = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 1, "num_heads": 1}
     model = XLSTMLargeConfig(**sizes, ngram_orders=(2, 3))
     adapted = replace(model, adapter=LoRA(rank=2, modules_to_save=("ngrams", "lm_head")))
-    own = {
-        name: one for name, one in families.trainable_spec(adapted).items() if "table" not in name
-    }
-    trained = sum(one.size for one in own.values())
+    spec = families.trainable_spec(adapted)
+    trained = sum(one.size for name, one in spec.items() if "table" not in name)
     n_frozen = families.param_count(adapted) - trained
     assert n_frozen > 0
     said = adapter.note(adapted, BaseModel(Path("b"), "b", "0"), 0)
@@ -302,9 +299,8 @@ def test_an_adapter_continues_as_it_is_or_is_merged_first(base):
     assert (plan.model.adapter.rank, plan.base.weights) == (4, "4bit")
     with pytest.raises(ConfigError, match="is an adapter of rank 4 and alpha 8 already; .*--merge"):
         train(adapted((base[0], result.checkpoint), adapter="lora(rank=8)"))
-    with pytest.raises(
-        CheckpointError, match="an adapter of rank 4 and alpha 8 there and no adapter"
-    ):
+    words = "an adapter of rank 4 and alpha 8 there and no adapter"
+    with pytest.raises(CheckpointError, match=words):
         train(adapted(base, init_from=None, resume=result.run, adapter=None))
 
 

@@ -74,10 +74,8 @@ def test_a_validation_loss_that_rose_by_more_than_its_noise_is_said_and_the_best
     source, *_, path = open_source(str(run.directory), tmp_path, **how)  # of generate, eval, serve
     source.close()
     assert path == chosen
-    assert (
-        main(["convert", str(run.directory), str(tmp_path / "hf"), "--format", "hf", "--quiet"])
-        == 0
-    )
+    words = ["convert", str(run.directory), str(tmp_path / "hf"), "--format", "hf", "--quiet"]
+    assert main(words) == 0
     of_best = (checkpoint.best(run) / "README.md").read_text()
     assert "2.000 bits per byte of validation text at step 1, the best of training" in of_best
     assert ("the best of training" in (tmp_path / "hf" / "README.md").read_text()) == rose

@@ -41,9 +41,8 @@ def test_a_worker_that_joins_takes_batches_of_the_same_ledger_and_a_resume_avera
         assert answer.startswith("worker 2 (torch:cpu, 1 thread) joins")
         until(directory, works(2, steps=5))
 
-    config = endless(
-        tmp_path, optimizer="adamw", inject_stragglers="0=5"
-    )  # the other has a core to start on
+    slow = {"inject_stragglers": "0=5"}  # the other has a core to start on
+    config = endless(tmp_path, optimizer="adamw", **slow)
     result = trained(config, join)
     state = checkpoint_of(result).state
     assert result.steps == tickets(state) == state["used"]["steps"]
@@ -169,11 +168,8 @@ def test_a_worker_that_joins_inherits_from_the_one_with_most_steps():
     with Arena.create(plan(params, max_workers=3, private=kinds, n_tickets=1)) as arena:
         for slot, steps in ((1, 7), (2, 9)):
             entry = arena.workers.acquire_slot(slot=slot)
-            entry.state, entry.opt_step, entry.phase = (
-                WorkerState.RUNNING,
-                steps,
-                WorkerPhase.COMPUTE,
-            )
+            entry.state, entry.phase = WorkerState.RUNNING, WorkerPhase.COMPUTE
+            entry.opt_step = steps
             for kind in kinds:
                 arena.segment(f"{kind}.{slot}")[...] = steps
         arena.segment("residual.3")[...] = 5.0  # of a worker that left

@@ -1,6 +1,5 @@
 """Whatever ends a run saves it, writes its status and says how to continue; the end is in time."""
 
-import contextlib
 import os
 import signal
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog.arena.control import ControlCommand
-from mlxhog.arena.requests import ask
+from mlxhog.arena.requests import Refused, ask
 from mlxhog.checkpoint import checkpoint, manifest
 from mlxhog.checkpoint.run import Run, find
 from mlxhog.cli import main
@@ -19,7 +18,15 @@ from mlxhog.training.supervisor.monitor import Monitor
 from mlxhog.training.supervisor.session import Session
 from mlxhog.training.supervisor.training import train
 from mlxhog.training.supervisor.workers import Workers
-from tests.training.small import Messages, checkpoint_of, sample_prompt, small_config, tickets
+from tests.training.asking import endless, trained
+from tests.training.small import (
+    Messages,
+    checkpoint_of,
+    flags,
+    sample_prompt,
+    small_config,
+    tickets,
+)
 
 pytestmark = pytest.mark.slow
 SEVERAL = {"workers": "mlx:cpu*2", "steps": 100_000}
@@ -119,13 +126,11 @@ EVALUATED = {"steps": None, "time": 600.0, "eval_every": "1h", "sample_every": "
 @pytest.mark.parametrize(
     ("strategy", "number"),
     [
-        *(
-            (one, signal.SIGSTOP)
-            for one in ("sync", "round_robin", "locked", "hogwild", "avg_runs")
-        ),
+        *((one, signal.SIGSTOP)
+          for one in ("sync", "round_robin", "locked", "hogwild", "avg_runs")),
         *((one, signal.SIGKILL) for one in ("sync", "hogwild", "avg_runs")),
     ],
-)
+)  # fmt: skip
 def test_a_worker_that_stops_or_dies_at_the_deadline_costs_no_evaluation_and_no_sample(
     tmp_path, deadline, strategy, number
 ):
@@ -225,51 +230,19 @@ def test_a_fault_of_the_supervisor_itself_saves_the_run(tmp_path, monkeypatch, w
 
 
 def test_a_request_to_join_without_processes_is_refused_and_the_run_continues(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch
 ):
-    answers = []
+    def no_process(self, handle):
+        raise EnvironmentLacks("no process can be started: the limit of processes is reached")
 
-    def join(progress):
-        run = latest(tmp_path)
-
-        def no_process(self, handle):
-            raise EnvironmentLacks("no process can be started: the limit of processes is reached")
-
+    def join(directory):
         with monkeypatch.context() as patch:
             patch.setattr(Workers, "_spawn", no_process)
-            asked = ask_in_thread(run.directory, "join", answers)
-            while asked.is_alive():
-                yield
-        ask_in_thread(run.directory, "stop", answers)
+            with pytest.raises(Refused, match="is reached; the run continues as it is"):
+                ask(directory, "join")
 
-    steps = None
-
-    def observe(progress):
-        nonlocal steps
-        if progress.step >= 3 and steps is None:
-            steps = join(progress)
-        if steps is not None:
-            with contextlib.suppress(StopIteration):
-                next(steps)
-
-    config = small_config(tmp_path, strategy="hogwild", max_workers=4, steps=None, time=3600.0)
-    result = train(config, observer=observe)
+    result = trained(endless(tmp_path, max_workers=4), join)
     assert (result.status, len(result.workers)) == ("interrupted", 1)
-    assert "the limit of processes is reached; the run continues as it is" in str(answers[0])
-
-
-def ask_in_thread(directory, request, answers):
-    import threading
-
-    def call():
-        try:
-            answers.append(ask(directory, request))
-        except Exception as error:
-            answers.append(error)
-
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    return thread
 
 
 def test_the_command_prints_where_it_saved_and_exits_as_its_error_says(
@@ -284,8 +257,6 @@ def test_the_command_prints_where_it_saved_and_exits_as_its_error_says(
         drain(monitor)
 
     monkeypatch.setattr(Monitor, "drain", lacks)
-    from tests.training.small import flags
-
     assert main(["train", *flags(small_config(tmp_path, steps=100_000))]) == 3
     error = capsys.readouterr().err
     assert "cannot be loaded; saved " in error

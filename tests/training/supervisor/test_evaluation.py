@@ -69,9 +69,8 @@ class Asked:
 
     def __init__(self, **options):
         self.session, self.reporter, self.words = mock.Mock(), mock.Mock(), {}
-        self.session.plan = mock.Mock(
-            config=TrainConfig(**options), validation=mock.Mock(batches=3)
-        )
+        part = mock.Mock(batches=3)
+        self.session.plan = mock.Mock(config=TrainConfig(**options), validation=part)
         self.session.strategy.workers = 2
         self.session.workers.n_ended.return_value = self.session.interrupts.return_value = 0
         self.session.arena.counters.store = self.words.__setitem__
@@ -171,12 +170,8 @@ def interrupted_run(tmp_path, monkeypatch):
     at = {True: {"val_bits_per_byte": 2.355, "val_step": 100}}
     metrics = [{**line, **at.get(k == 6, dict.fromkeys(at[True])), "baselines": {NGRAM: 1.4}}
                for k, line in enumerate(lines(20))]  # fmt: skip
-    validation = {**VALIDATION, "share": 1.0}
-    status = {
-        "status": "interrupted",
-        "result": {"steps": 400, **at[True]},
-        "validation": validation,
-    }
+    status = {"status": "interrupted", "validation": {**VALIDATION, "share": 1.0}}
+    status["result"] = {"steps": 400, **at[True]}
     monkeypatch.chdir(tmp_path)
     return write_run(tmp_path / "runs", metrics=metrics, status=status)
 

@@ -18,7 +18,7 @@ from mlxhog.arena.requests import ask
 from mlxhog.base.durable import replace_file
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import of_keywords
-from mlxhog.data.stream import Stream, StreamWriter, append_examples
+from mlxhog.data.stream import Stream, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.training.plan.decide import make_plan
@@ -129,16 +129,20 @@ TALK = b"User: a\nAssistant: b"
 
 
 def new_follower(folder, run, **options):
-    writer = StreamWriter(run, TOKENIZER, seq_len=16, batch_size=1)
-    return Follower(folder, writer, TrainConfig(**options))
+    how = {"follow": str(folder), "seq_len": 16, "batch_size": 1, **options}
+    return Follower(run, TOKENIZER, TrainConfig(**how))
 
 
 @pytest.fixture
-def follower(tmp_path, monkeypatch):
-    """A follower that takes a file at its first look."""
+def folder(tmp_path, monkeypatch):
+    """A folder whose files are taken at the first look."""
     monkeypatch.setattr(follow, "SETTLED_S", 0.0)
-    folder = tmp_path / "new"
-    folder.mkdir()
+    (folder := tmp_path / "new").mkdir()
+    return folder
+
+
+@pytest.fixture
+def follower(folder, tmp_path):
     return new_follower(folder, tmp_path)
 
 
@@ -204,29 +208,21 @@ def test_a_folder_that_is_removed_is_told_once_and_read_when_it_is_back(follower
     ("loss_on", "expected"),
     [("assistant", [b"a", b" b", b" b", b" b"]), ("all", [b"q\na", TALK + b"\n" + TALK, TALK])],
 )
-def test_conversations_and_pairs_are_trained_on_their_answers(
-    loss_on, expected, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(follow, "SETTLED_S", 0.0)
-    folder = tmp_path / "new"
-    folder.mkdir()
+def test_conversations_and_pairs_are_trained_on_their_answers(loss_on, expected, folder, tmp_path):
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     lines = [{"question": "q", "answer": "a"}, {"messages": talk * 2}]
     (folder / "b.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    writer = StreamWriter(tmp_path, TOKENIZER, seq_len=60, batch_size=1)
-    writer.accept_examples()
+    follower = new_follower(folder, tmp_path, seq_len=60, loss_on=loss_on)
+    follower._writer.accept_examples()
     append_examples(tmp_path, [{"messages": talk}], TOKENIZER)
-    follower = Follower(folder, writer, TrainConfig(loss_on=loss_on))
     assert follower.look()
     assert list(follower.messages) == []
     assert rows(tmp_path, trained=True) == expected
 
 
-def test_files_are_read_as_the_text_of_the_run_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(follow, "SETTLED_S", 0.0)
+def test_files_are_read_as_the_text_of_the_run_is(folder, tmp_path):
     block = base64.b64encode(bytes(range(90, 190))).decode()
     text = f"a\\n%%\\nb {block}<|endoftext|>"
-    (folder := tmp_path / "new").mkdir()
     (folder / "a.jsonl").write_text(f'{{"body": "{text}"}}')
     how = {"text_key": "body", "document_separator": r"\n%%\n", "skip_machine_data": True}
     assert new_follower(folder, tmp_path, **how).look()

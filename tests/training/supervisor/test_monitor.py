@@ -79,12 +79,12 @@ def test_no_rate_and_no_time_between_steps_spans_records_that_a_stalled_monitor_
         for k in (2, 1):
             step(t_ns=now_ns - k * 10**9, tokens=10)
         monitor.drain()
-        assert (monitor.progress().tokens_per_s, monitor.n_lost) == (10.0, 0)
+        (slot,) = monitor._slots.values()
+        assert (monitor.progress().tokens_per_s, slot.ring.n_lost) == (10.0, 0)
         for _ in range(CAPACITY + 3):
             step(t_ns=now_ns + 10**9, tokens=10)
         monitor.drain()
-        assert monitor.n_lost == 3
-        (slot,) = monitor._slots.values()
+        assert slot.ring.n_lost == 3
         assert [times[-1] for times in list(slot.times)[:4]] == [None, 1.0, None, 0.0]
         assert len(slot.recent) == CAPACITY
 

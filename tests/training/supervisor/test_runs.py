@@ -2,7 +2,6 @@
 
 import gc
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -183,12 +182,9 @@ def test_micro_batches_weigh_by_their_targets_as_one_batch_would(tmp_path):
 
 
 @pytest.mark.slow
-def test_tokens_of_examples_are_steps_of_their_mean_batch(tmp_path):
-    plan = make_plan(config_of(tmp_path, steps=None, tokens=5000))
-    assert plan.budget.tokens is None
-    assert plan.budget.steps == math.ceil(5000 * plan.n_tickets / plan.epoch_tokens)
+def test_a_budget_in_tokens_of_examples_counts_no_padding(tmp_path):
     counted = train(config_of(tmp_path, steps=None, tokens=5000))
-    assert counted.tokens == pytest.approx(5000, rel=0.1)  # padding is not counted
+    assert counted.tokens == pytest.approx(5000, rel=0.1)
 
 
 TALK = [{"role": "user", "content": "say one"}, {"role": "assistant", "content": "one"}]

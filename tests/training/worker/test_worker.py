@@ -71,9 +71,8 @@ def test_each_worker_orthogonalizes_where_the_option_says():
         one = a_job(name, optimizer="muon", orthogonalization_device=device)
         expected = backend.orthogonalize if name in on[device] else None
         assert worker.orthogonalize_of_device(one, backend) is expected
-    assert (
-        worker.orthogonalize_of_device(a_job("mlx:gpu"), backend) is None
-    )  # AdamW has nothing to do
+    adamw = a_job("mlx:gpu")  # which has nothing to orthogonalize
+    assert worker.orthogonalize_of_device(adamw, backend) is None
 
 
 @pytest.mark.parametrize("error", [0.01, np.nan])
@@ -152,10 +151,9 @@ def test_a_gpu_that_cannot_share_memory_falls_back_aloud(monkeypatch, arena, cap
     assert live_params(LIVE, arena) is None
     assert worker.gpu_steps(WRITES, arena) is None
     live, writes = capsys.readouterr().out.splitlines()
-    assert live.startswith("notice: worker 2 (mlx:gpu) reads snapshots, not live parameters: ")
-    assert writes.startswith(
-        "notice: worker 2 (mlx:gpu) lets the CPU apply its updates, not the GPU: "
-    )
+    its = "notice: worker 2 (mlx:gpu)"
+    assert live.startswith(f"{its} reads snapshots, not live parameters: ")
+    assert writes.startswith(f"{its} lets the CPU apply its updates, not the GPU: ")
     assert why in live
     assert why in writes
 
