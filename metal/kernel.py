@@ -54,10 +54,6 @@ class Argument:
     writes: bool = False
 
 
-def _undeclared(*_: Any, **__: Any) -> "Launch":
-    raise AssertionError("this kernel was declared without a launch")
-
-
 @dataclass(frozen=True, kw_only=True)
 class MetalKernel:
     """A Metal kernel, which MLX wraps and PyTorch calls by name.
@@ -85,7 +81,7 @@ class MetalKernel:
     source: str
     inputs: tuple[Argument, ...]
     outputs: tuple[Argument, ...]
-    launch: "Callable[..., Launch]" = _undeclared
+    launch: "Callable[..., Launch]"
     instances: tuple[str, ...] = ()
     variants: "tuple[MetalKernel, ...]" = ()
     uses_barriers: bool = False
