@@ -2,14 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.base.resources import shortage
-from mlxhog.errors import MetalError
-from mlxhog.metal.kernel import Launch, Size, check
+from mlxhog.errors import MetalError, ShapeError
+from mlxhog.metal.kernel import Launch, Size
 
 
 class MetalEngine(ABC):
@@ -56,10 +57,11 @@ class MetalEngine(ABC):
         of the write, so nothing else may be pending.
 
         Raises:
-            ShapeError: an array of another dtype, layout or device than the kernel declares.
+            ShapeError: an argument of another kind than the kernel declares, or an array that is
+                written in place and passed a second time; nothing has run.
             MetalError: the kernel does not compile, with the source line, or fails.
         """
-        check(launch, self.dtype_of, self.framework)
+        self._check(launch)
         kernel = launch.kernel
         x, y, z = (min(sizes) for sizes in zip(launch.threadgroup, launch.grid, strict=True))
         names = [one.name for one in kernel.outputs]
@@ -78,3 +80,29 @@ class MetalEngine(ABC):
                 raise
             raise MetalError(f"kernel {kernel.name} failed: {error}") from error
         return dict(zip(names, outputs, strict=True))
+
+    def _check(self, launch: Launch) -> None:
+        """Refuse a launch with other arguments than its kernel declares."""
+        kernel, taken = launch.kernel, dict[int, str]()
+        for one in sorted(kernel.inputs, key=lambda one: not one.writes):
+            value, what = launch.inputs[one.name], f"kernel {kernel.name}: {one.name}"
+            if one.scalar:
+                shape = tuple(getattr(value, "shape", ()))
+                if not hasattr(value, "__float__") or prod(shape) != 1:
+                    got = f"an array of shape {shape}" if shape else repr(value)
+                    raise ShapeError(f"{what} is {got}; expected one number")
+                continue
+            dtype = self.dtype_of(value)
+            if dtype != one.dtype:
+                elsewhere = f"a {type(value).__name__} elsewhere, or not row-major"
+                raise ShapeError(
+                    f"{what} is {'of ' + dtype if dtype else elsewhere}; expected a row-major "
+                    f"{self.framework} array of {one.dtype}"
+                )
+            if written := taken.get(id(value)):
+                raise ShapeError(
+                    f"{what} is the same array as {written}, which the kernel writes in place; "
+                    "pass an array of its own for each"
+                )
+            if one.writes:
+                taken[id(value)] = one.name

@@ -1,4 +1,4 @@
-"""Kernels and launches: the declaration of a Metal kernel, its text, and the checks of a launch.
+"""Kernels and launches: the declaration of a Metal kernel, and its text.
 
 `metal/kernels/` holds the kernels, a family in adjacent files: `adds.h` (functions in namespace
 `mlxhog`) and `adds.py` (the declarations).
@@ -10,11 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from math import prod
 from pathlib import Path
 from typing import Any
-
-from mlxhog.errors import ShapeError
 
 Size = tuple[int, int, int]
 KERNEL_FOLDER = Path(__file__).parent / "kernels"
@@ -57,10 +54,6 @@ class Argument:
     writes: bool = False
 
 
-def _undeclared(*_: Any, **__: Any) -> "Launch":
-    raise AssertionError("this kernel was declared without a launch")
-
-
 @dataclass(frozen=True, kw_only=True)
 class MetalKernel:
     """A Metal kernel, which MLX wraps and PyTorch calls by name.
@@ -88,7 +81,7 @@ class MetalKernel:
     source: str
     inputs: tuple[Argument, ...]
     outputs: tuple[Argument, ...]
-    launch: "Callable[..., Launch]" = _undeclared
+    launch: "Callable[..., Launch]"
     instances: tuple[str, ...] = ()
     variants: "tuple[MetalKernel, ...]" = ()
     uses_barriers: bool = False
@@ -184,45 +177,6 @@ def amalgamated_source(kernel: MetalKernel, instance: str = "", *, lines: bool =
         f"[[kernel]] void {kernel.entry(instance)}(\n  {signature}) {{\n"
         f"{kernel.body(instance)}\n}}\n"
     )
-
-
-def check(launch: Launch, dtype_of: Callable[[Any], str | None], framework: str) -> None:
-    """Refuse a launch with other arguments than its kernel declares.
-
-    Args:
-        launch: the launch.
-        dtype_of: returns NumPy's name of an array's dtype; None for a value that is not a
-            row-major array of the framework on the right device.
-        framework: name of the framework, for the message.
-
-    Raises:
-        ShapeError: an argument is of another kind, or an array that is written in place and passed
-            a second time; nothing has run.
-    """
-    kernel, taken = launch.kernel, dict[int, str]()
-    for one in sorted(kernel.inputs, key=lambda one: not one.writes):
-        value, what = launch.inputs[one.name], f"kernel {kernel.name}: {one.name}"
-        if one.scalar:
-            shape = tuple(getattr(value, "shape", ()))
-            if not hasattr(value, "__float__") or prod(shape) != 1:
-                got = f"an array of shape {shape}" if shape else repr(value)
-                raise ShapeError(f"{what} is {got}; expected one number")
-            continue
-        dtype = dtype_of(value)
-        if dtype != one.dtype:
-            got = (
-                f"of {dtype}" if dtype else f"a {type(value).__name__} elsewhere, or not row-major"
-            )
-            raise ShapeError(
-                f"{what} is {got}; expected a row-major {framework} array of {one.dtype}"
-            )
-        if other := taken.get(id(value)):
-            raise ShapeError(
-                f"{what} is the same array as {other}, which the kernel writes in place; pass an "
-                "array of its own for each"
-            )
-        if one.writes:
-            taken[id(value)] = one.name
 
 
 def number(argument: Argument, value: Any) -> int | float:

@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Sequence
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class EmulatorEngine(MetalEngine):
     def start(self, launch: Launch, threadgroup: Size) -> Sequence[NDArray[Any]]:
         """Run a compiled kernel; its outputs are filled with 0xff bytes before."""
         kernel = launch.kernel
-        if (threads := threadgroup[0] * threadgroup[1] * threadgroup[2]) > MAX_THREADS:
+        if (threads := prod(threadgroup)) > MAX_THREADS:
             raise MetalError(
                 f"kernel {kernel.name}: a threadgroup of {threadgroup} is {threads} threads; "
                 f"a GPU runs 1 to {MAX_THREADS}"
@@ -114,8 +115,7 @@ class EmulatorEngine(MetalEngine):
                 directory=self._cache,
                 compiler=self._compiler,
                 extra_flags=self._flags,
-                is_watched=kernel.uses_barriers
-                and not any("sanitize" in flag for flag in self._flags),
+                is_watched=kernel.uses_barriers and not self._is_sanitized,
             )
         return self._built[kernel, instance]
 

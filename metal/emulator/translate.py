@@ -9,19 +9,14 @@ import re
 from mlxhog.errors import MetalError
 from mlxhog.metal.kernel import TYPES, MetalKernel, amalgamated_source
 
-COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 # `threadgroup float tile[64];` declares; `threadgroup float* tile` does not.
 _VARIABLE = re.compile(
-    r"(?P<before>[{};]|^)(?P<space>\s*)threadgroup\s+(?P<type>[\w:<>]+(?:\s+[\w:<>]+)*)\s+"
+    r"(?:(?<=[{};])|^)(?P<space>\s*)threadgroup\s+(?P<type>[\w:<>]+(?:\s+[\w:<>]+)*)\s+"
     r"(?P<name>\w+)\s*(?P<sizes>(?:\[[^\]]*\]\s*)*);",
     re.MULTILINE,
 )
 _OTHER_VARIABLE = re.compile(r"\bthreadgroup\s[^;*&(){}]*;")
-
-
-def empty_lines(match: re.Match[str]) -> str:
-    """Return the line ends of a match, so that later lines keep their numbers."""
-    return "\n" * match[0].count("\n")
 
 
 def cpp(metal: str) -> str:
@@ -36,15 +31,14 @@ def cpp(metal: str) -> str:
     def variable(match: re.Match[str]) -> str:
         name = match["name"]
         return (
-            f"{match['before']}{match['space']}"
-            f"static thread_local {match['type']} {name}{match['sizes'].rstrip()}; "
+            f"{match['space']}static thread_local {match['type']} {name}{match['sizes'].rstrip()}; "
             f"static thread_local ulong {name}_filled_for = 0; "
             f"metal_emulator::poison_once(&{name}, sizeof {name}, {name}_filled_for);"
         )
 
-    text = COMMENT.sub(empty_lines, metal)
-    while (rewritten := _VARIABLE.sub(variable, text)) != text:  # neighbors share a semicolon
-        text = rewritten
+    # A comment leaves its line ends, so that later lines keep their numbers.
+    text = _COMMENT.sub(lambda match: "\n" * match[0].count("\n"), metal)
+    text = _VARIABLE.sub(variable, text)
     if (other := _OTHER_VARIABLE.search(text)) is not None:
         raise MetalError(
             f"`{other[0]}` is not understood by the emulator; declare one threadgroup variable "
@@ -60,17 +54,13 @@ def program(kernel: MetalKernel, instance: str = "") -> str:
         MetalError: the translation does not support a construct.
     """
     name = kernel.entry(instance)
-    buffers = [
-        *(("&" if one.scalar else "*", f"const {TYPES[one.dtype]}") for one in kernel.inputs),
-        *(("*", TYPES[one.dtype]) for one in kernel.outputs),
+    slots = [("*" * one.scalar, f"const {TYPES[one.dtype]}") for one in kernel.inputs]
+    slots += [("", TYPES[one.dtype]) for one in kernel.outputs]
+    values = [
+        f"{value_of}static_cast<{kind}*>(buffers[{slot}])"
+        for slot, (value_of, kind) in enumerate(slots)
     ]
-    arguments = ",\n      ".join(
-        [
-            f"{'*' if form == '&' else ''}static_cast<{kind}*>(buffers[{slot}])"
-            for slot, (form, kind) in enumerate(buffers)
-        ]
-        + [f"self.{attribute}" for attribute in kernel.attributes]
-    )
+    arguments = ",\n      ".join([*values, *(f"self.{each}" for each in kernel.attributes)])
     return f"""\
 {cpp(amalgamated_source(kernel, instance, lines=True))}
 #line 1 "call of the kernel"

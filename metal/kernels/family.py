@@ -53,8 +53,6 @@ class Family:
         threadgroup: Callable[[Numbers], Size] = lambda n: (256, 1, 1),
         at: str = "thread_position_in_grid",
         memory: Mapping[str, str] | None = None,
-        struct: str = "",
-        header: str = "",
         **more: Any,
     ) -> MetalKernel:
         """Declare a kernel that calls `mlxhog::<name>` with its arguments in order.
@@ -70,11 +68,9 @@ class Family:
             threadgroup: threads of a threadgroup.
             at: what Metal sets for each thread.
             memory: floats of each array in threadgroup memory, by its name.
-            struct: in place of the family's.
-            header: in place of the family's.
             more: other fields of `MetalKernel`.
         """
-        struct, memory = struct or self.struct, memory or {}
+        struct, memory = self.struct, memory or {}
         words = [*re.findall(r"\b[A-Z]+\b", struct.partition("{")[2]), *scalars.split()]
         numbers = [word.partition(":") for word in words]
         arrays = tuple(
@@ -123,7 +119,7 @@ class Family:
         for real in ("bfloat16", "float32") if REAL in types else ("float32",):
             kernels[real] = MetalKernel(
                 name=name if real == "float32" else f"{name}_{real}",
-                header=header or self.header,
+                header=self.header,
                 source="\n".join([*lines, f"mlxhog::{name}({', '.join(call)});"]),
                 inputs=tuple(_typed(one, real) for one in inputs_of),
                 outputs=tuple(_typed(one, real) for one in results),

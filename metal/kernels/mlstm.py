@@ -14,8 +14,9 @@ each chunk. `models/ops/metal/cells.py` combines them.
 Source: Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from math import isqrt, prod
-from typing import Any
 
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernel import MetalKernel, Size
@@ -29,7 +30,7 @@ MAX_CHUNK = 64
 MAX_SHORT_CHUNK = 8
 """Chunks of which every 32 columns of h have a threadgroup of their own, as in decoding."""
 
-_FORWARD = {
+_FORWARD_SHAPES = {
     "q": "B S NH DK real", "k": "B S NH DK real",
     "v": "B S NH DV real", "h": "B S NH DV real",
     "i": "B S NH", "f": "B S NH",  # pre-activations of the gates
@@ -48,8 +49,8 @@ _FORWARD = {
     "den_part": "B NH SS", "M_part": "B NH SS",
 }  # fmt: skip
 _SHAPES = {
-    **_FORWARD,
-    **{f"d{name}": shape for name, shape in _FORWARD.items()},
+    **_FORWARD_SHAPES,
+    **{f"d{name}": shape for name, shape in _FORWARD_SHAPES.items()},
     "rN": "B NH S",  # 1 / N of every position
     "wN": "B NH S", "we": "B NH S",  # weights of states in the gradient
     "X": "B NH S L", "A": "B NH S L",  # of every position and every key of its chunk
@@ -103,10 +104,10 @@ MLSTM = Family(
     shapes=_SHAPES,
     derived=_derived,
 )
-
-
-WHOLE = "MlstmShape{B, NH, S, L, DK, DV, 0, 0}"
-"""The sizes of a launch of all chunks."""
+_FORWARD = replace(MLSTM, header="mlstm.h")
+_GATES = replace(_FORWARD, struct="MlstmShape{B, NH, S, L, 0, 0, 0, 0}")
+_ALL_CHUNKS = replace(MLSTM, struct="MlstmShape{B, NH, S, L, DK, DV, 0, 0}")
+_IN_THREADGROUP = "threadgroup_position_in_grid, thread_position_in_threadgroup"
 
 
 def _matrices(n: Numbers) -> Size:
@@ -115,79 +116,58 @@ def _matrices(n: Numbers) -> Size:
     return (LANES * tiles[0], TILE_SIMDGROUPS * tiles[1], n["B"] * n["NH"])
 
 
-_GRIDS: dict[str, Any] = {
-    "mlstm_gates": lambda n: (n["L"], n["NC"], n["B"] * n["NH"]),
-    "mlstm_weights": lambda n: (n["L"], 1, n["B"] * n["NH"]),
-    "mlstm_states": _matrices,
-    "mlstm_out": lambda n: (
-        LANES * -(-n["DV"] // n["W"]), TILE_SIMDGROUPS, n["B"] * n["NH"] * n["NS"],
-    ),
-    "mlstm_bwd_pre": lambda n: (
-        LANES, -(-n["S"] // POSITIONS) * POSITIONS, n["B"] * n["NH"],  # whole threadgroups
-    ),
-    "mlstm_bwd_scores": lambda n: (LANES, TILE_SIMDGROUPS, n["B"] * n["NH"] * n["NC"]),
-    "mlstm_bwd_states": _matrices,
-    "mlstm_bwd_out": lambda n: (2 * LANES, TILE_SIMDGROUPS, n["B"] * n["NH"] * n["NS"]),
-}  # fmt: skip
-
-
-def _kernel(
-    name: str, inputs: str, outputs: str, rows: int, scalars: str = "", *, tiles: bool = False,
-    rtol: float = 2e-5, **more: Any,
+def _tiled(
+    family: Family, name: str, inputs: str, outputs: str, scalars: str = "", *,
+    grid: Callable[[Numbers], Size], sums: str = "", rtol: float = 2e-5,
 ) -> MetalKernel:  # fmt: skip
-    """Declare a kernel whose threadgroups have rows of lanes, maybe with shared memory."""
-
-    def threadgroup(n: Numbers) -> Size:
-        return (LANES, rows, 1) if rows else (n["L"], 1, 1)
-
-    if tiles:
-        more["at"] = "threadgroup_position_in_grid, thread_position_in_threadgroup"
-        more.setdefault("memory", {"tiles": "mlxhog::kTileFloats"})
-    how = {
-        "grid": _GRIDS[name],
-        "threadgroup": threadgroup,
-        "rtol": rtol,
-        "uses_barriers": True,
-        **more,
-    }
-    return MLSTM.kernel(name, inputs, outputs, scalars, **how)
+    """Declare a kernel whose threadgroups multiply tiles; `sums` are floats that they share."""
+    return family.kernel(
+        name, inputs, outputs, scalars, grid=grid,
+        threadgroup=lambda n: (LANES, TILE_SIMDGROUPS, 1), at=_IN_THREADGROUP,
+        memory={"tiles": "mlxhog::kTileFloats"} | ({"sums": sums} if sums else {}),
+        uses_barriers=True, rtol=rtol,
+    )  # fmt: skip
 
 
-GATES = _kernel(
-    "mlstm_gates", "i f starts", "b a g amax since", 0, header="mlstm.h", tiles=True,
-    struct="MlstmShape{B, NH, S, L, 0, 0, 0, 0}",
+GATES = _GATES.kernel(
+    "mlstm_gates", "i f starts", "b a g amax since",
+    grid=lambda n: (n["L"], n["NC"], n["B"] * n["NH"]), threadgroup=lambda n: (n["L"], 1, 1),
+    at=_IN_THREADGROUP, uses_barriers=True, rtol=2e-5,
     memory={"totals": "mlxhog::kMlstmSimdgroups", "peaks": "mlxhog::kMlstmSimdgroups"},
 )  # fmt: skip
-WEIGHTS = _kernel(
-    "mlstm_weights", "a g amax since m0", "y decay m", 0, header="mlstm.h", uses_barriers=False,
-    struct="MlstmShape{B, NH, S, L, 0, 0, 0, 0}",
+WEIGHTS = _GATES.kernel(
+    "mlstm_weights", "a g amax since m0", "y decay m",
+    grid=lambda n: (n["L"], 1, n["B"] * n["NH"]), threadgroup=lambda n: (n["L"], 1, 1), rtol=2e-5,
 )  # fmt: skip
-STATES = _kernel(
-    "mlstm_states", "k v y decay C0 n0", "C n C_end n_end", TILE_SIMDGROUPS, header="mlstm.h",
-    tiles=True,
+STATES = _tiled(_FORWARD, "mlstm_states", "k v y decay C0 n0", "C n C_end n_end", grid=_matrices)
+OUT = _tiled(
+    _FORWARD, "mlstm_out", "q k v b i since m C n", "h_part den_part M_part", "W eps:float32",
+    grid=lambda n: (
+        LANES * -(-n["DV"] // n["W"]), TILE_SIMDGROUPS, n["B"] * n["NH"] * n["NS"],
+    ),
+    sums="mlxhog::kMlstmOutSums",
 )  # fmt: skip
-OUT = _kernel(
-    "mlstm_out", "q k v b i since m C n", "h_part den_part M_part", TILE_SIMDGROUPS,
-    "W eps:float32", header="mlstm.h", tiles=True,
-    memory={"tiles": "mlxhog::kTileFloats", "sums": "mlxhog::kMlstmOutSums"},
+BWD_PRE = _ALL_CHUNKS.kernel(
+    "mlstm_bwd_pre", "b since m den M h dh", "rN dden dM wN we", "eps:float32",
+    grid=lambda n: (
+        LANES, -(-n["S"] // POSITIONS) * POSITIONS, n["B"] * n["NH"],  # whole threadgroups
+    ),
+    threadgroup=lambda n: (LANES, POSITIONS, 1), uses_barriers=True, rtol=2e-5,
 )  # fmt: skip
-BWD_PRE = _kernel(
-    "mlstm_bwd_pre", "b since m den M h dh", "rN dden dM wN we", POSITIONS, "eps:float32",
-    struct=WHOLE,
+BWD_SCORES = _tiled(
+    _ALL_CHUNKS, "mlstm_bwd_scores", "q k v i b since M rN dden dh", "X A zq zk",
+    grid=lambda n: (LANES, TILE_SIMDGROUPS, n["B"] * n["NH"] * n["NC"]),
+    sums="mlxhog::kMlstmScoreSums", rtol=1e-4,
 )  # fmt: skip
-BWD_SCORES = _kernel(
-    "mlstm_bwd_scores", "q k v i b since M rN dden dh", "X A zq zk", TILE_SIMDGROUPS, tiles=True,
-    struct=WHOLE, rtol=1e-4,
-    memory={"tiles": "mlxhog::kTileFloats", "sums": "mlxhog::kMlstmScoreSums"},
+BWD_STATES = _tiled(
+    MLSTM, "mlstm_bwd_states", "q decay wN we dh C n dC_end dn_end", "dC dn dC0 dn0 dots",
+    grid=_matrices,
 )  # fmt: skip
-BWD_STATES = _kernel(
-    "mlstm_bwd_states", "q decay wN we dh C n dC_end dn_end", "dC dn dC0 dn0 dots",
-    TILE_SIMDGROUPS, tiles=True,
-)  # fmt: skip
-BWD_OUT = _kernel(
-    "mlstm_bwd_out", "q k v C n wN we y X A zq zk dh dC dn",
-    "dq_part dk_part dv_part di_part db_part", TILE_SIMDGROUPS, tiles=True, rtol=1e-4,
-    memory={"tiles": "mlxhog::kTileFloats", "sums": "mlxhog::kMlstmRowSums"},
+BWD_OUT = _tiled(
+    MLSTM, "mlstm_bwd_out", "q k v C n wN we y X A zq zk dh dC dn",
+    "dq_part dk_part dv_part di_part db_part",
+    grid=lambda n: (2 * LANES, TILE_SIMDGROUPS, n["B"] * n["NH"] * n["NS"]),
+    sums="mlxhog::kMlstmRowSums", rtol=1e-4,
 )  # fmt: skip
 
 KERNELS = (GATES, WEIGHTS, STATES, OUT, BWD_PRE, BWD_SCORES, BWD_STATES, BWD_OUT)

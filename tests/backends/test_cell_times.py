@@ -15,7 +15,6 @@ from mlxhog.backends import cell_times
 from mlxhog.base import capabilities
 from mlxhog.base.capabilities import CellShape, CellTimes
 from mlxhog.errors import MetalError
-from mlxhog.metal.registry import KERNELS
 from mlxhog.models import cells
 from mlxhog.models.ops import kernels
 from mlxhog.models.registry import load_architecture
@@ -58,7 +57,7 @@ def test_a_time_is_the_median_of_passes_in_turns_without_the_first(framework, ce
 def test_a_gpu_worker_measures_its_kernels_and_can_do_without_some(gpu, monkeypatch):
     kernels._metal.cache_clear()
     monkeypatch.setattr(mx, "compile", lambda function: function)  # the stand-in evaluates
-    fake = FakeMLX(dict(KERNELS)).install(monkeypatch)
+    fake = FakeMLX().install(monkeypatch)
     backend = backends.create("mlx:gpu", threads=1, kernels="metal")
     (times,) = backend.measure_cells([SLSTM])
     assert {kernel.name for kernel in fake.launched} == {"slstm_forward", "slstm_backward"}

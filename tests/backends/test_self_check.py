@@ -126,10 +126,10 @@ def test_the_record_has_a_compilers_whole_text_and_the_table_its_error_first(
 ):
     text = compiler_text()
     if framework == "mlx":
-        FakeMLX(dict(KERNELS), breaks=text).install(monkeypatch)
+        FakeMLX(breaks=text).install(monkeypatch)
         engine = MLXEngine()
     else:
-        FakeMPS(dict(KERNELS), breaks=text).install(monkeypatch)
+        FakeMPS(breaks=text).install(monkeypatch)
         engine = MPSEngine("cpu")
     beats = []
     fault = faults(
@@ -215,7 +215,7 @@ def faulty_gpu(gpu, monkeypatch):
     """A GPU with a kernel that computes wrongly; no other test gets its operators."""
     kernels._metal.cache_clear()
     monkeypatch.setattr(mx, "compile", lambda function: function)  # the stand-in evaluates
-    yield FakeMLX(dict(KERNELS), engine=FaultyEngine("conv_forward")).install(monkeypatch)
+    yield FakeMLX(engine=FaultyEngine("conv_forward")).install(monkeypatch)
     kernels._metal.cache_clear()
 
 

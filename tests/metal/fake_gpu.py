@@ -20,6 +20,7 @@ from mlxhog.errors import MetalError
 from mlxhog.metal.emulator.engine import EmulatorEngine, buffers
 from mlxhog.metal.engine import MetalEngine
 from mlxhog.metal.kernel import Launch, MetalKernel, read_source
+from mlxhog.metal.registry import KERNELS
 
 
 def _run(engine, kernel, inputs, outputs, **how):
@@ -30,17 +31,16 @@ def _run(engine, kernel, inputs, outputs, **how):
     return [result[argument.name] for argument in kernel.outputs]
 
 
-def entry(kernels, name):
+def entry(name):
     """The kernel and the instance of a whole kernel."""
     base, _, instance = name.rpartition("_")
-    return (kernels[name], "") if name in kernels else (kernels[base], instance)
+    return (KERNELS[name], "") if name in KERNELS else (KERNELS[base], instance)
 
 
 @dataclass
 class _Fake:
     """What both stand-ins have; `calls` keeps what each launch was given."""
 
-    kernels: dict[str, MetalKernel]
     engine: MetalEngine = field(default_factory=EmulatorEngine)
     calls: list[Any] = field(default_factory=list)
     breaks: str = ""  # what the Metal compiler says instead
@@ -84,7 +84,7 @@ class FakeMLX(_Fake):
         return self.wrapped[host.ctypes.data]
 
     def metal_kernel(self, **built):
-        kernel, instance = entry(self.kernels, built["name"].removeprefix("mlxhog_"))
+        kernel, instance = entry(built["name"].removeprefix("mlxhog_"))
         assert built["header"] == read_source(kernel.header)
         assert built["source"] == kernel.body(instance)
 
@@ -130,7 +130,7 @@ class FakeMPS(_Fake):
         self.calls.append((name, arguments, how))
         if math.prod(how["group_size"]) > self.max_threads:
             raise ValueError(f"Threadgroup size exceeds {self.max_threads} limit")
-        kernel, instance = entry(self.kernels, name)
+        kernel, instance = entry(name)
         if len(arguments) != len(kernel.inputs) + len(kernel.outputs):
             raise MetalError(f"{name} takes other arguments")
         for argument, value in zip((*kernel.inputs, *kernel.outputs), arguments, strict=True):

@@ -29,8 +29,8 @@ N = 100
 def fakes(which, monkeypatch):
     """The stand-in of a framework, and an engine over it."""
     if which == "mlx":
-        return FakeMLX(KERNELS).install(monkeypatch), MLXEngine()
-    return FakeMPS(KERNELS).install(monkeypatch), MPSEngine("cpu")  # "mps", or "torch"
+        return FakeMLX().install(monkeypatch), MLXEngine()
+    return FakeMPS().install(monkeypatch), MPSEngine("cpu")  # "mps", or "torch"
 
 
 both = pytest.mark.parametrize("which", ["mlx", "mps"])
@@ -190,7 +190,7 @@ def test_an_argument_that_does_not_fit_is_refused_before_anything_runs(which, me
 
 
 def test_mps_wraps_the_memory_that_mlx_lends_it(monkeypatch):
-    lender = FakeMLX(KERNELS).install(monkeypatch)
+    lender = FakeMLX().install(monkeypatch)
     _, mps = fakes("mps", monkeypatch)
     host = lender.memory(N)
     mps.run(dense_axpy(mps.wrap(host), torch.ones(8), scale=1.0, offset=5))

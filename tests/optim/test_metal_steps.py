@@ -12,7 +12,6 @@ from mlxhog.metal.emulator.engine import EmulatorEngine
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.engines import shares_memory
-from mlxhog.metal.registry import KERNELS
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import (
     SGD,
@@ -114,10 +113,10 @@ def test_one_worker_gets_the_same_bits_from_metal_kernels_as_from_native_code(
 @each_of("which", ["mlx", "mps"])
 def test_the_engines_of_both_frameworks_take_the_native_steps(arena, emulator, monkeypatch, which):
     """Over stand-ins of their Metal parts, which run the Metal source in MLX's own memory."""
-    lender = FakeMLX(dict(KERNELS), engine=emulator).install(monkeypatch)
+    lender = FakeMLX(engine=emulator).install(monkeypatch)
     engine, rule = MLXEngine(), RULES["adamw-shared"]
     if which == "mps":
-        FakeMPS(dict(KERNELS), engine=emulator).install(monkeypatch)
+        FakeMPS(engine=emulator).install(monkeypatch)
         engine = MPSEngine("cpu")
     monkeypatch.setattr(metal_steps, "wrappable", lambda host: host)  # not on pages, here
     monkeypatch.setattr(metal_steps, "pages", lender.memory)

@@ -11,28 +11,25 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import MetalError
-from mlxhog.metal.kernel import KERNEL_FOLDER, Argument, Launch, MetalKernel
+from mlxhog.metal.kernel import KERNEL_FOLDER
 from mlxhog.metal.registry import KERNELS
+from tests.metal.emulator.probes import AT, on, probe
 from tools import sanitize
 
 HERE = Path(__file__).parent
-AT = "thread_position_in_grid.x"
 IN_GROUP = f"tile, {AT}, thread_index_in_threadgroup"
 ARGUMENTS = {"past_the_tile": IN_GROUP, "no_barrier": IN_GROUP}
 
 
 def launch(name, values=1.0, *, uses_barriers=False):
     """256 threads of one kernel of planted.h, in one group."""
-    kernel = MetalKernel(
-        name=name,
-        header=str(HERE / "kernels" / "planted.h"),
-        source=f"threadgroup float tile[256];\nmlxhog::{name}(x, y, {ARGUMENTS.get(name, AT)});",
-        inputs=(Argument(name="x"),),
-        outputs=(Argument(name="y"),),
+    kernel = probe(
+        HERE / "kernels" / "planted.h",
+        f"{name}(x, y, {ARGUMENTS.get(name, AT)})",
+        memory="threadgroup float tile[256];",
         uses_barriers=uses_barriers,
     )
-    x = np.broadcast_to(np.float32(values), 256).copy()
-    return Launch(kernel=kernel, inputs={"x": x}, outputs={"y": (256,)}, grid=(256, 1, 1))
+    return on(kernel, np.broadcast_to(np.float32(values), 256).copy())
 
 
 @pytest.mark.slow

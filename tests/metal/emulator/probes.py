@@ -10,11 +10,11 @@ X, Y = Argument(name="x"), Argument(name="y")
 
 
 def probe(header, call, inputs=(X,), outputs=(Y,), memory="", **changes):
-    """A kernel of `kernels/`."""
+    """A kernel of `kernels/`, whose launches `count` and `on` make."""
     name = call.partition("(")[0]
     source = f"{memory}\nmlxhog::{call};"
     how = {"header": str(KERNELS / header), "source": source, **changes}
-    return MetalKernel(name=name, inputs=inputs, outputs=outputs, **how)
+    return MetalKernel(name=name, inputs=inputs, outputs=outputs, launch=None, **how)
 
 
 AT = "thread_position_in_grid.x"

@@ -10,10 +10,6 @@ from tests.pairs import each_of
 from tools import dump
 
 
-def function(name):
-    return re.search(r"mlxhog::(\w+)\(", KERNELS[name].source)[1]
-
-
 @pytest.mark.slow
 def test_the_text_of_every_kernel_is_that_of_mlx_but_for_its_name():
     """MLX's name for a kernel has the types of its arguments."""
@@ -33,4 +29,4 @@ PROMISES_BITS = sorted(name for name, kernel in KERNELS.items() if kernel.rtol =
 def test_a_kernel_that_promises_bits_forbids_metal_to_fuse_products_and_sums(name):
     pragma = "#pragma METAL fp contract(off)\n"
     text = read_source(KERNELS[name].header)
-    assert text.index(pragma) < text.index(f" {function(name)}(")
+    assert text.index(pragma) < text.index(f" {name}(")

@@ -240,7 +240,6 @@ def on_a_stand_in(pipe, job):
     import mlx.core as mx
 
     from mlxhog.backends import probes
-    from mlxhog.metal.registry import KERNELS
     from tests.metal.fake_gpu import FakeMLX, FaultyEngine
 
     probes.SIZES = probes.SIZES[:1]  # the CPU computes all kernels; these have smaller batches
@@ -250,7 +249,7 @@ def on_a_stand_in(pipe, job):
     changed.set_memory_limit = changed.set_cache_limit = changed.set_wired_limit = lambda _: None
     mx.disable_compile()  # the stand-in evaluates
     engine = FaultyEngine(kernel="mlstm_out", by=None, only={"B": 4})
-    FakeMLX(dict(KERNELS), engine=engine).install(pytest.MonkeyPatch())
+    FakeMLX(engine=engine).install(pytest.MonkeyPatch())
     process.main(pipe, job)
 
 
