@@ -24,13 +24,14 @@ from mlxhog.arena.workers import WorkerPhase
 from mlxhog.config.budget import Budget
 from mlxhog.config.components import STRATEGIES
 from mlxhog.models.spec import ParamSpec
-from mlxhog.strategies import Idle, Lease, build
+from mlxhog.strategies import BatchSize, Idle, Lease, build
 from mlxhog.strategies.averaging import Averaged
 from tests.strategies.runs import empty_arena, worker
 from tests.threads import in_threads
 
 WIDTHS = (64, 256, 128, 10)
 BATCH, CLASSES = 32, 10
+SIZE = BatchSize(sequences=BATCH, tokens=BATCH, labels=BATCH)
 ROUND_LIMIT_S = 600.0
 
 Array = NDArray[np.float32]
@@ -239,7 +240,7 @@ def _steps(failed, own):
             if isinstance(lease, Lease):
                 worker.read()
                 params = _params(context.arena, context.backend.param_buffer)
-                worker.write(gradient(params, next(batches)), lease, samples=BATCH)
+                worker.write(gradient(params, next(batches)), lease, SIZE)
             elif (
                 lease is Idle.DONE
                 and context.strategy.steps_done(context.arena, context.ledger) >= context.step_limit
