@@ -39,11 +39,10 @@ class TrainConfig(TrainOptions):
         try:
             super().__init__(**values)
         except ConfigError as error:
-            files = plugins.texts(values.get(plugins.KEY))
+            files = values.get(plugins.KEY)
             if not files or not isinstance(error.__cause__, UnknownComponent):
                 raise
-            for file in files:  # of the caller: merging a YAML file has its components before
-                plugins.load(file)
+            plugins.load_all(files)  # of the caller: merging a YAML file has its components before
             super().__init__(**values)
 
     def __post_init__(self) -> None:

@@ -147,6 +147,12 @@ def load(path: str | Path) -> ModuleType:
     return module
 
 
+def load_all(value: object) -> None:
+    """Execute the files of a value of `KEY`, as `texts` divides it; ConfigError as `load`."""
+    for file in texts(value):
+        load(file)
+
+
 def _read(text: str) -> tuple[Plugin, bytes]:
     """Read a remembered file, or one without a digest."""
     path, digest = _parsed(text)

@@ -131,8 +131,7 @@ def parity(
     from mlxhog.experiments.target import options_of
     from mlxhog.models import families
 
-    for file in plugins.texts(plugin):
-        plugins.load(file)
+    plugins.load_all(plugin)
     classes: Any = OPTIMIZERS.known().values()
     own = tuple(choice() for choice in classes if plugins.files_of([choice]))
     where = None if subject is None else str(subject)

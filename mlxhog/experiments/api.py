@@ -21,7 +21,7 @@ from mlxhog.experiments.paired_test import PairedResult
 from mlxhog.experiments.pairs import SAME_FOR_BOTH, Comparison, RunPair, Side
 from mlxhog.experiments.target import not_found, options_of
 from mlxhog.models.registry import architectures
-from mlxhog.training.supervisor.api import decided_anew
+from mlxhog.training.supervisor.api import inherited
 
 CALL = "compare()"
 
@@ -91,8 +91,7 @@ def compare(
         WorkerFailed: a run took no step, or cannot be scored.
         KeyboardInterrupt: a signal asked to end; the pairs before it are kept.
     """
-    for file in plugins.texts(plugin):
-        plugins.load(file)
+    plugins.load_all(plugin)
     own = {name: values.pop(name) for name in options(CompareConfig) if name in values}
     refuse_both(CALL, CompareConfig, [name for name, value in own.items() if value is not None])
     terms, both = resolve(CompareConfig, [of_keywords(CALL, own)]), of_keywords(CALL, values)
@@ -134,10 +133,7 @@ def find_side(subject: str | None, overrides: Sequence[ConfigSource], root: Path
             run = runs.find(subject, root)
         except RunError as error:
             raise not_found(subject, root, error) from error
-        data = next((str(one["data"][0]) for one in overrides if "data" in one), None)
-        title, values = run.name, run.options(data=data)
-        left_out = {"follow", *OF_CLUSTER, *decided_anew(values, overrides, run.automatic())}
-        values = {name: value for name, value in values.items() if name not in left_out}
+        title, values = run.name, inherited(run, overrides, {"follow", *OF_CLUSTER})
         if run.model.is_dir() and values.get("model", ("",))[0] not in architectures():
             values = {**values, "model": (str(run.model), str(run.config_path))}
     return _from_the_start(title, train_config([values, *overrides]), root)

@@ -16,7 +16,7 @@ from mlxhog.errors import ConfigError, RunError, did_you_mean
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import architectures, is_line, load_architecture
-from mlxhog.training.supervisor.api import decided_anew
+from mlxhog.training.supervisor.api import inherited
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +105,7 @@ def _alone(path: Path, overrides: ConfigSource) -> AnalysisTarget:
 
 
 def _from_run(run: Run, at: Path, overrides: ConfigSource) -> AnalysisTarget:
-    data = str(overrides["data"][0]) if "data" in overrides else None
-    stored = run.options(data=data)
-    anew = decided_anew(stored, [overrides], run.automatic())
-    stored = {name: value for name, value in stored.items() if name not in anew}
+    stored = inherited(run, [overrides])
     try:
         config = train_config([stored, overrides])
     except ConfigError as error:

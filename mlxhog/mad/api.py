@@ -134,8 +134,7 @@ class Study:
         """Open a study by its name below `studies_dir`, or by its path; else a StudyError."""
         from mlxhog.mad.study.store import Store, find
 
-        for file in plugins.texts(plugin):
-            plugins.load(file)
+        plugins.load_all(plugin)
         self.store = study if isinstance(study, Store) else find(str(study), expanded(studies_dir))
         self.definition = self.store.study() if definition is None else definition
 
@@ -338,8 +337,7 @@ def _read(
     cls: type[Options], call: str, values: Mapping[str, object], plugin: Files
 ) -> tuple[Options, dict[str, object], ExecutionConfig]:
     """Return the options of a study, its recipe, and its execution from keywords."""
-    for file in plugins.texts(plugin):
-        plugins.load(file)
+    plugins.load_all(plugin)
     specs, how = options(cls), options(ExecutionConfig)
     lists = {name for name, spec in specs.items() if spec.many or spec.lines}
     texts = {

@@ -122,8 +122,7 @@ def evaluate(
     asked = {name: value for name, value in asked.items() if value is not None}
     named_options = {**asked, "strict_data": strict_data, "runs_dir": runs_dir}
     named = resolve(TrainConfig, [of_keywords("evaluate()", named_options)])
-    for file in plugins.texts(plugin):
-        plugins.load(file)
+    plugins.load_all(plugin)
     show: Show = show_nothing if observer is None else lambda text: observer(text())
     root = Path(named.runs_dir)
     which = None if checkpoint is None else spec_of("evaluate()", checkpoint)

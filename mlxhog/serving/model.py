@@ -270,8 +270,7 @@ def load(
         EnvironmentLacks: the backend is not installed.
         ArenaError: the run that trains cannot be read, for example because of another version.
     """
-    for file in plugins.texts(plugin):
-        plugins.load(file)
+    plugins.load_all(plugin)
     own = resolve(LoadOptions, [of_keywords("load()", {"wait": wait, "runs_dir": runs_dir})])
     how: dict[str, Any] = {"weights": weights, "mode": mode, "wait_s": own.wait}
     spec = spec_of("load()", model)

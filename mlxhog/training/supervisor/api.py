@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +21,7 @@ from mlxhog.display.views import observer as shown_on
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
+    from mlxhog.checkpoint.run import Run
     from mlxhog.display.views import Observer
     from mlxhog.progress import Progress, Result
 
@@ -66,8 +67,7 @@ def train(
         WorkerFailed: a worker died more often than allowed; the last checkpoint is named.
     """
     named = config.plugin if isinstance(config, TrainConfig) else values.get(plugins.KEY)
-    for file in plugins.texts(named):  # not those of a YAML file
-        plugins.load(file)
+    plugins.load_all(named)  # not those of a YAML file
     resolved = _resolved(config, of_keywords(CALL, values))
     if callable(observer) or observer is None:
         return execute(resolved, observer)
@@ -227,15 +227,23 @@ def _of_run(spec: str, layers: list[ConfigSource]) -> tuple[str, ConfigSource]:
     name = lasting_name(spec, root)
     run = find(name, root)
     run.refuse_links()
+    stored = inherited(run, layers, {*BUDGETS, *INITIAL_WEIGHTS})
+    for own in stored.keys() & {"model", "tokenizer"}:  # the checkpoint has both
+        if _is_lost(str(stored[own][0])):
+            del stored[own]
+    return name, stored
+
+
+def inherited(
+    run: Run, layers: Sequence[ConfigSource], left_out: Set[str] = frozenset()
+) -> ConfigSource:
+    """Return the stored options of a run that hold on under layers, less some of their names."""
     stored = run.options(data=_last(layers, "data"))
-    left_out = {*BUDGETS, *INITIAL_WEIGHTS, *decided_anew(stored, layers, run.automatic())}
-    # The checkpoint has a model and a tokenizer of its own.
-    files = [name for name in ("model", "tokenizer") if name in stored]
-    left_out.update(name for name in files if _is_lost(str(stored[name][0])))
-    return name, {name: value for name, value in stored.items() if name not in left_out}
+    left_out = left_out | _decided_anew(stored, layers, run.automatic())
+    return {name: value for name, value in stored.items() if name not in left_out}
 
 
-def decided_anew(
+def _decided_anew(
     stored: ConfigSource, layers: Sequence[ConfigSource], automatic: Iterable[str]
 ) -> set[str]:
     """Return which stored options of a run the layers over them decide anew.
