@@ -22,7 +22,7 @@ def around(first, factor, n):
     return tuple(first * factor ** (k - n // 2) for k in range(n))
 
 
-def tuned(axes, trial):
+def tuned(axes, trial, first=None):
     """The point with the lowest loss: one axis after the other, each at the best of those before.
 
     So every arm gets as many trials: all values of the first axis at the middle of the others, and
@@ -31,35 +31,61 @@ def tuned(axes, trial):
     Args:
         axes: axis -> its values, in order.
         trial: point -> its loss, the smaller the better.
+        first: axis -> how many values in its middle are tried; those beside them only while the
+            best one is the last of the tried ones. Then the neighbours of the best value of the
+            first axis are tried again, at the best of all others.
 
     Raises:
         SystemExit: the best value of the first axis is at its end.
     """
-    point = {axis: values[len(values) // 2] for axis, values in axes.items()}
+    counts = {axis: (first or {}).get(axis, len(values)) for axis, values in axes.items()}
+    lows = {axis: (len(values) - counts[axis]) // 2 for axis, values in axes.items()}
+    point = {axis: values[lows[axis] + counts[axis] // 2] for axis, values in axes.items()}
+
+    def lowest(axis, low, high):
+        """The index of the best value of an axis, the others as they are."""
+        values, losses = axes[axis], {}
+        while True:
+            for at in range(low, high):
+                if at not in losses:
+                    loss = trial({**point, axis: values[at]})
+                    losses[at] = math.inf if loss is None or loss != loss else loss
+            best = min(losses, key=losses.get)
+            if first and best == low and low > 0:
+                low -= 1
+            elif first and best == high - 1 and high < len(values):
+                high += 1
+            else:
+                return best
+
     for k, (axis, values) in enumerate(axes.items()):
-        losses = [trial({**point, axis: value}) for value in values]
-        losses = [math.inf if loss is None or loss != loss else loss for loss in losses]
-        point[axis] = best = values[losses.index(min(losses))]
-        if k == 0 and len(values) > 2 and best in (values[0], values[-1]):
+        best = lowest(axis, lows[axis], lows[axis] + counts[axis])
+        point[axis] = values[best]
+        if k == 0 and len(values) > 2 and best in (0, len(values) - 1):
             raise SystemExit(
-                f"{axis} {best:g} is the last of its axis and the best; widen the axis"
+                f"{axis} {values[best]:g} is the last of its axis and the best; widen the axis"
             )
+    if first:
+        axis, values = next(iter(axes.items()))
+        at = values.index(point[axis])
+        point[axis] = values[lowest(axis, max(at - 1, 0), at + 2)]
     return point
 
 
-def tune(name, arms, trial):
+def tune(name, arms, trial, first=None):
     """Search the settings of arms and record them; a known arm or trial is not tried again.
 
     Args:
         name: of the settings.
         arms: name of an arm -> its axes; as many values of each axis for all.
         trial: (arm, point) -> its loss.
+        first: as of `tuned`.
     """
     assert len({tuple(map(len, axes.values())) for axes in arms.values()}) == 1, "one size for all"
     known = _read(name)
     for arm, axes in arms.items():
         if arm not in known["settings"]:
-            known["settings"][arm] = tuned(axes, partial(_tried, name, known, arm, trial))
+            known["settings"][arm] = tuned(axes, partial(_tried, name, known, arm, trial), first)
             write_rows(FOLDER / f"{name}.json", known)
             print(f"{arm}: {known['settings'][arm]}", flush=True)
 

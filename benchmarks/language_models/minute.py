@@ -8,7 +8,7 @@ is float32. The last line is a JSON object.
 
 xlstm     the xlstm package's xLSTMLarge with its native kernels, by torch's AdamW
 llama     LlamaForCausalLM of transformers, by torch's AdamW (its Trainer needs accelerate, which
-          this environment lacks, and would add no other step)
+          this environment lacks, and would add no other step), or by torch's Muon
 nanochat  the GPT of a checkout by its own MuonAdamW, with rates, momentum and weight decay of its
           scripts/base_train.py, its rates times `lr`; written for 92d63d4e
 """
@@ -79,6 +79,35 @@ def by_adamw(model, point):
     return step
 
 
+def by_muon(model, point):
+    """Steps of torch's Muon for the matrices of the blocks, at AdamW's scale, and of AdamW.
+
+    As Liu et al. 2025 (arXiv:2502.16982) advise: an update as large as one of AdamW, one learning
+    rate and one weight decay for both; embeddings, the head and vectors stay with AdamW.
+    """
+    import torch
+
+    ends = {id(p) for part in (model.get_input_embeddings(), model.get_output_embeddings())
+            for p in part.parameters()}  # fmt: skip
+    blocks = [p for p in model.parameters() if p.ndim == 2 and id(p) not in ends]
+    chosen = {id(p) for p in blocks}
+    others = torch.nn.ParameterList(p for p in model.parameters() if id(p) not in chosen)
+    muon = torch.optim.Muon(
+        blocks, lr=point["lr"], weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+    )
+    by_adam = by_adamw(others, point)
+
+    def step(factor, progress, number):
+        for group in muon.param_groups:
+            group["lr"] = factor * point["lr"]
+        torch.nn.utils.clip_grad_norm_(blocks, CLIP)
+        muon.step()
+        muon.zero_grad()
+        by_adam(factor, progress, number)
+
+    return step
+
+
 def nanochat(vocab, point):
     """The GPT of nanochat, and its logits."""
     import torch
@@ -123,6 +152,7 @@ def by_nanochat(model, point):
 ARMS = {
     "xlstm": (package, by_adamw),
     "llama": (llama, by_adamw),
+    "llama by Muon": (llama, by_muon),
     "nanochat": (nanochat, by_nanochat),
 }
 """What makes a model and its logits, and what steps."""

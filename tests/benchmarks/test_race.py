@@ -47,8 +47,24 @@ def test_peers_are_searched_with_as_many_trials_each_and_have_settings():
     axes = {arm: peers.axes(arm) for arm in (*peers.PEERS, peers.NANOCHAT)}
     assert len({tuple(map(len, own.values())) for own in axes.values()}) == 1
     assert axes.keys() == minute.ARMS.keys()
-    for arm, point in tuning.settings("peers", peers.PEERS).items():
-        assert all(point[axis] in values for axis, values in axes[arm].items())
+    for seconds in peers.SECONDS.values():
+        for arm, point in tuning.settings(peers.searched(seconds)).items():
+            assert all(point[axis] in values for axis, values in axes[arm].items())
+
+
+def test_a_search_goes_on_beyond_its_first_values_only_where_the_best_is_the_last_of_them():
+    axes = {"lr": (1, 2, 4, 8, 16, 32, 64), "d": (1, 2, 3, 4, 5), "kind": ("a", "b")}
+    tried = []
+
+    def trial(point):
+        tried.append(point)
+        best = 32 if point["d"] == 5 else 16
+        return abs(math.log2(point["lr"] / best)) + 2 * (5 - point["d"]) + (point["kind"] == "a")
+
+    assert tuning.tuned(axes, trial, {"lr": 3, "d": 3}) == {"lr": 32, "d": 5, "kind": "b"}
+    assert [one["lr"] for one in tried[:4]] == [4, 8, 16, 32]
+    assert [one["d"] for one in tried[4:8]] == [2, 3, 4, 5]
+    assert [one["lr"] for one in tried[10:]] == [8, 16, 32, 64]
 
 
 def test_every_recorded_setting_of_a_mode_exists():
