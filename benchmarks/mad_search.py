@@ -34,7 +34,7 @@ import numpy as np
 from harness.claims import Claim
 from harness.estimates import Mean, Rank, Ratio
 from harness.frame import run, say
-from harness.interleaved import on_cores, remembered, with_control
+from harness.interleaved import on_cores, remembered, take_turns, with_control
 from harness.machine import cores, smallest
 from scipy.stats import rankdata
 from training.recording import model_file, record
@@ -180,7 +180,7 @@ def scored(layers, suite, seed, name, folder, **how):
 
 
 SEARCHES = {"search": {}, "random sampling": {"prune": False}}
-SEVEN_TO_ONE, MINUTE = "xLSTM[7:1]", "minute"
+SEVEN_TO_ONE, MINUTE, AGAIN = "xLSTM[7:1]", "minute", "xLSTM[7:1] again"
 AN_HOUR = 150
 """Candidates of a search on one core: their runs of 7, the best ones also of 20 and 60 s."""
 PAIRS = 5
@@ -196,13 +196,19 @@ def search_pays(findings, chosen):
     trained_s = chosen.pick(tiny=None, quick=60, full=90)
     lines = {SEVEN_TO_ONE: RANKED[len(SAME)]}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = scratch if chosen.tiny else chosen.studies
-        winners = on_cores(searched, [(way, chosen.mode, budget, folder) for way in SEARCHES])
+        folder = Path(scratch if chosen.tiny else chosen.studies)
+        ended = folder / f"search_pays-{chosen.mode}.jsonl"
+
+        def search(*ways):
+            return on_cores(searched, [(way, chosen.mode, budget, str(folder)) for way in ways])
+
+        winners = remembered(ended, search)(*SEARCHES)
         for way, (line, seconds, runs) in zip(SEARCHES, winners, strict=True):
             lines[way] = line
             say(f"  {way:16} {line}  {runs:,} runs, {seconds:,.0f} s of training")
         models = {way: sized(line, Path(scratch) / f"{way}.yaml") for way, line in lines.items()}
         models[MINUTE] = model_file(like=MINUTE, **smallest({"hidden_size": 16}, {}))
+        models[AGAIN] = models[SEVEN_TO_ONE]
 
         def train(arm, seed):
             one = record(
@@ -212,10 +218,8 @@ def search_pays(findings, chosen):
             say(f"  seed {seed}  {arm:16} {one.val_bits_per_byte:.4f}  {one.tokens:,} tokens")
             return one.val_bits_per_byte
 
-        ended = None if chosen.tiny else Path(chosen.studies) / f"search_pays-{chosen.mode}.jsonl"
-        bits, again = with_control(
-            chosen.seeds[:PAIRS], models, remembered(ended, train), control=SEVEN_TO_ONE
-        )
+        bits = take_turns(chosen.seeds[:PAIRS], models, remembered(ended, train))
+    again = bits.pop(AGAIN)
     findings.same(f"{SEVEN_TO_ONE}, bits per byte", bits[SEVEN_TO_ONE], again)
     best = next(iter(SEARCHES))
     for other in (one for one in bits if one != best):
