@@ -268,7 +268,7 @@ class LayersBase:
         x = finite(x)
         ctx = ForwardContext(ops, stack.cfg.norm_eps, masks=masks or None)
         if "input_proj.weight" in params:
-            x = ctx.linear(x, params, "input_proj")
+            x = finite(ctx.linear(x, params, "input_proj"))
         by_model_name = {spec.name: params[name] for name, spec in stack.parameters.items()}
         after = []
         for k, block in enumerate(stack.blocks):

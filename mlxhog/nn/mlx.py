@@ -101,7 +101,7 @@ class LanguageModel(Module):
     def __call__(self, tokens: array, state: Any = None) -> tuple[array, Any]:
         """As `forward` of `mlxhog.nn.torch.LanguageModel`."""
         own: dict[str, array] = dict(tree_flatten(cast(Any, self).parameters()))
-        params = {self._names[name]: value for name, value in own.items()}
+        params = {self._names[name]: value.astype(mx.float32) for name, value in own.items()}
         ops = _ops(self.kernels)
         layers.check_input(self.architecture, tokens, state, ops.xp)
         masks = layers.draw_masks(self.architecture, tokens, _drop) if self.training else None

@@ -11,6 +11,7 @@ token is computed from the whole text before it: there is no cache.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 from torch import Tensor, cat, nn
@@ -18,7 +19,8 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from mlxhog.models import families
+from mlxhog.errors import ConfigError
+from mlxhog.models import families, ngrams
 from mlxhog.nn.torch import add_parameters, logits_and_state
 
 _WITHOUT_EFFECT = frozenset(
@@ -69,8 +71,16 @@ class MlxhogForCausalLM(GenerationMixin, PreTrainedModel):  # type: ignore[misc]
         """Return the embedding, with its `weight` (V, d)."""
         return cast(nn.Module, self.get_submodule(self._places[0].removesuffix(".weight")))
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the embedding."""
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the embedding, whose rows are the vocabulary from now on."""
+        resized = replace(self.architecture, vocab_size=value.weight.shape[0])
+        before, after = map(ngrams.param_spec, (self.architecture, resized))
+        if before != after:
+            raise ConfigError(
+                f"n-gram tables are made for {self.architecture.vocab_size} tokens, not for "
+                f"{resized.vocab_size}; train with mlxhog train --init-from and --resize-vocab"
+            )
+        self.architecture = resized
         self._set_module(self._places[0], value)
 
     def get_output_embeddings(self) -> nn.Module:

@@ -34,7 +34,8 @@ __all__ = ["MLSTM", "SLSTM", "LanguageModel", "XLSTMBlock", "detach"]
 
 def _drop(shape: tuple[int, ...], rate: float, like: Tensor) -> Tensor:
     """Draw a mask of dropout."""
-    return nn.functional.dropout(torch.ones(shape, device=like.device), rate)
+    ones = torch.ones(shape, dtype=torch.float32, device=like.device)
+    return nn.functional.dropout(ones, rate)
 
 
 class Layers(layers.LayersBase, nn.Module):

@@ -93,16 +93,64 @@ def test_dropout_of_a_model_drops_while_training_alone_and_by_the_frameworks_see
     np.testing.assert_array_equal(side.run(model, ids)[0], expected)
 
 
-@pytest.mark.slow
-def test_dropout_of_an_export_drops_while_training_alone():
+@both
+def test_weights_of_16_bits_are_computed_in_float32(side):
+    model, ids = make(side, DROPPING), np.arange(10, dtype=np.int32).reshape(2, 5)
+    model.eval()
+    results = []
+    for dtype in ("bfloat16", "float32"):  # the rounded weights, then the same ones in float32
+        if side.framework == "torch":
+            model.to(getattr(torch, dtype))
+        else:
+            model.set_dtype(getattr(mx, dtype))
+        results.append(side.run(model, ids)[0])
+    assert results[0].dtype == np.float32
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=["bfloat16", "float64"])
+def test_dropout_of_a_model_does_not_depend_on_the_default_type_of_torch(dtype):
+    model, ids = make(SIDES["torch"], replace(DROPPING, dropout=0.1)), torch.arange(10)[None]
+    torch.manual_seed(1)
+    expected, _ = model(ids)
+    torch.set_default_dtype(dtype)
+    try:
+        torch.manual_seed(1)
+        actual, _ = model(ids)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(actual, expected)
+
+
+def export(cfg):
+    """A model as the class of transformers that an export carries."""
     pytest.importorskip("transformers", reason="the extra [peers]")
     own = import_module("mlxhog.nn.modeling_torch")
-    fields = DROPPING.to_dict() | {"family": DROPPING.model_type}
+    fields = cfg.to_dict() | {"family": cfg.model_type}
     del fields["model_type"]
-    model, ids = own.MlxhogForCausalLM(own.MlxhogConfig(**fields)), torch.arange(10).reshape(2, 5)
+    return own.MlxhogForCausalLM(own.MlxhogConfig(**fields))
+
+
+@pytest.mark.slow
+def test_dropout_of_an_export_drops_while_training_alone():
+    model, ids = export(DROPPING), torch.arange(10).reshape(2, 5)
     padded = {"attention_mask": torch.tensor([[1] * 5, [0] + [1] * 4])}
     for how in ({}, padded):
         model.train()
         assert not torch.equal(model(ids, **how).logits, model(ids, **how).logits)
         model.eval()
         assert torch.equal(model(ids, **how).logits, model(ids, **how).logits)
+
+
+@pytest.mark.slow
+def test_an_export_reads_the_tokens_that_its_resized_embedding_adds():
+    model, ids = export(DROPPING).eval(), torch.arange(10).reshape(2, 5)
+    before = model(ids).logits
+    model.resize_token_embeddings(12)
+    assert_close(model(ids).logits[..., :10].detach(), before.detach(), LOGITS_F32)
+    assert model(ids + 2).logits.shape == (2, 5, 12)
+    with pytest.raises(DataError, match="token 12 .* outside the vocabulary of 12 ids"):
+        model(ids + 3)
+    tables = export(replace(DROPPING, ngram_orders=(2,)))
+    with pytest.raises(ConfigError, match="n-gram tables are made for 10 tokens, not for 12"):
+        tables.resize_token_embeddings(12)

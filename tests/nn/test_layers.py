@@ -230,3 +230,19 @@ def test_a_position_that_is_huge_or_not_finite_changes_no_bit_before_it(side, ki
         np.testing.assert_array_equal(y[0, :at], expected[0, :at])
         np.testing.assert_array_equal(y[1:], expected[1:])
         assert value == 1e17 or np.isnan(y[0, at:]).all()
+
+
+@sides
+@pytest.mark.parametrize("kind", ["mlstms-projected", "slstms-projected"])
+def test_a_position_whose_projection_is_huge_counts_as_infinite_as_one_that_is_huge_itself(
+    side, kind
+):
+    layer, x = side.kind(kind), draw(3, S, 6)
+    weights = side.parameters(layer)
+    side.load(layer, weights | {"input_proj.weight": np.ones((16, 6), np.float32)})
+    expected, _ = side.run(layer, x)
+    x[0, 5:] = 9e17  # below the limit, and its projection above
+    y, last = side.run(layer, x)
+    np.testing.assert_array_equal(y[0, :5], expected[0, :5])
+    assert np.isnan(y[0, 5:]).all()
+    assert all(np.isfinite(part).all() for parts in last for part in parts)
