@@ -322,7 +322,8 @@ def recipe_of(typed: ConfigSource) -> dict[str, object]:
 
     Without `optimizer` its hyperparameters change the suite's optimizer.
     """
-    chosen, named = resolve(Recipe, [typed]), set(typed)
+    chosen, words = resolve(Recipe, [typed]), _recipe_words()
+    named = {words.get(word, word) for word in typed}
     values = {**values_of(chosen), "optimizer": str(chosen.optimizer)}
     if "optimizer" in named:
         named -= set(RECIPE) - set(options(Recipe))
@@ -331,6 +332,12 @@ def recipe_of(typed: ConfigSource) -> dict[str, object]:
         if fields.get(one) is not None:
             fields.setdefault(other, None)
     return fields
+
+
+def _recipe_words() -> dict[str, str]:
+    """Return the names of options of the recipe, those of other tools too, by each word."""
+    specs = specs_of(Recipe, {}).items()
+    return {word: name for name, spec in specs for word in (name, *spec.aliases)}
 
 
 def _read(
@@ -346,8 +353,8 @@ def _read(
         else value
         for name, value in values.items()
     }
-    of_recipe = specs_of(Recipe, {}).items()
-    known = {*specs, *how, *(word for name, spec in of_recipe for word in (name, *spec.aliases))}
+    words = _recipe_words()
+    known = {*specs, *how, *words}
     if wrong := [name for name in texts if name not in known]:
         raise ConfigError(
             "\n".join(f"{call}: no option {shown(n)}{suggestion(n, known)}" for n in wrong)
@@ -358,7 +365,7 @@ def _read(
             specs.__contains__, how.__contains__, lambda name: name not in {*specs, *how},
         )
     )  # fmt: skip
-    refuse_both(call, cls, texts)
+    refuse_both(call, cls, [words.get(name, name) for name in texts])
     return resolve(cls, [own]), recipe_of(recipe), resolve(ExecutionConfig, [session])
 
 

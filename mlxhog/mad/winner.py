@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog.base.durable import disk_errors, replace_file
+from mlxhog.base.paths import expanded
 from mlxhog.errors import ConfigError, StudyError
 from mlxhog.mad.objectives import OUT
 from mlxhog.mad.report.leaderboard import read_ranking
@@ -66,7 +67,7 @@ def read_source(what: str) -> tuple[str, MADConfig]:
 
     `what` is the name or path of a study, or an argument of `load_candidate`; else a ConfigError.
     """
-    if Store(ROOT / what).exists or Store(Path(what)).exists:
+    if Store(ROOT / what).exists or Store(expanded(what)).exists:
         store = find(what)
         best = finished(store)[0]
         words = f"best of study {store.name}, score {best.score:.3f}: {best.candidate}"

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from mlxhog.display.tensorboard import TensorBoard
 from mlxhog.display.trackers import TrackedRun, Trackers
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.progress import Progress
+from mlxhog.training.supervisor.reporting import Reporter
 from tests.display.sample_run import append, lines, write_run
 from tests.pairs import each_of
 
@@ -166,3 +168,21 @@ def test_curves_of_a_run_that_is_renamed_continue_in_their_file(tmp_path):
 def test_what_cannot_be_written_is_named(tmp_path):
     with pytest.raises(EnvironmentLacks, match=r"writing .*gone/events.* failed"):
         TensorBoard(tmp_path / "gone")
+
+
+def test_an_evaluation_that_a_full_disk_refuses_stands_on_the_next_line():
+    told, written = [], []
+
+    def append(line):
+        if not told:
+            raise EnvironmentLacks("the disk is full")
+        written.append(line["val_step"])
+
+    reporter = SimpleNamespace(
+        monitor=SimpleNamespace(progress=lambda: progress(20, val_loss=2.0, val_step=12)),
+        run=SimpleNamespace(append_metrics=append), report_once=told.append, _lr=lambda: 0.5,
+        _trackers=None, _written={}, _tracked={},
+    )  # fmt: skip
+    for _ in range(3):
+        Reporter.append_metrics(reporter)
+    assert written == [12, None]

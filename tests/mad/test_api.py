@@ -7,7 +7,9 @@ import pytest
 
 from mlxhog import mad
 from mlxhog.base import plain_json
+from mlxhog.config.sources import of_keywords
 from mlxhog.errors import ConfigError, EnvironmentLacks, StudyError
+from mlxhog.mad.api import recipe_of
 from mlxhog.models.registry import load_architecture
 from tests.cli.command import told
 from tests.pairs import each_of
@@ -67,6 +69,11 @@ def test_a_deeper_model_has_numbers_of_numpy_and_a_file_below_the_home(tmp_path,
         (lambda: mad.search(SPACE, paralel=2), ConfigError, "did you mean 'parallel'"),
         (lambda: mad.bench("mlstm", studi="x"), ConfigError, r"bench\(\): .* mean 'study'"),
         (lambda: mad.search(SPACE, lr=1, rates=[1, 2]), ConfigError, "rates and lr are both given"),
+        (
+            lambda: mad.search(SPACE, learning_rate=1, rates=[1, 2]),
+            ConfigError,
+            "rates and lr are both given",
+        ),
         (lambda: mad.search("none.yaml", tasks=[]), ConfigError, r"tasks is \[\]; wanted text"),
         (lambda: mad.bench(["mlstm", "gla"]), ConfigError, r"text, as in bench\(\*lines\)"),
         (lambda: mad.bench(), ConfigError, "give an architecture"),
@@ -92,3 +99,9 @@ def test_a_deeper_model_has_numbers_of_numpy_and_a_file_below_the_home(tmp_path,
 def test_wrong_calls_are_one_sentence(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_the_recipe_has_the_options_that_are_given_by_their_names_in_other_tools():
+    given = of_keywords("search()", {"learning_rate": 1e-3, "iters": 5, "second_moment": "shared"})
+    recipe = recipe_of(given)
+    assert recipe == {"lr": 1e-3, "steps": 5, "epochs": None, "moments": "shared"}

@@ -15,6 +15,7 @@ from tests.pairs import each_of
 
 LAYERS = "gated-conv swiglu gated-conv swiglu"
 TASKS = ("in-context-recall", "memorization", "depo")
+ATTENTION = {"depth": 2, "mixers": ["mh-attention"], "channels": ["swiglu"]}
 
 
 def runs(name, **definition):
@@ -58,6 +59,23 @@ def test_a_suite_that_compares_widths_has_no_other_width():
     assert [run.key() for run in runs("recall", dim=64)] == [run.key() for run in runs("recall")]
     copies = runs("recall", dim=128, tasks=("selective-copying",))
     assert {config.dim for config in copies} == {128}
+
+
+@each_of("own", [{"candidates": ("mh-attention swiglu",)}, {"space": ATTENTION}])
+def test_heads_that_the_width_decides_are_those_of_every_width_that_a_suite_compares(own):
+    study = StudyDefinition(**own, suite="lm:1024tok+recall")
+    planned = study.runs(study.first)
+    assert {run.dim: run.layers[0].heads for run in planned} == {128: 16, 64: 4, 32: 2, 16: 1}
+    assert {run.candidate for run in planned} == {"mh-attention(h16) swiglu"}
+
+
+def test_a_layer_of_a_space_that_a_width_of_the_suite_cannot_have_is_refused_before_any_run(
+    monkeypatch,
+):
+    monkeypatch.setattr(StudyDefinition, "_check_text", lambda self: None)
+    space = {**ATTENTION, "mixers": ["gated-conv", "mh-attention(h16)"]}
+    with pytest.raises(ConfigError, match="mh-attention at width 16, of suite .*heads is 16"):
+        StudyDefinition(space=space, suite="lm:1024tok+recall").check()
 
 
 def test_a_suite_can_be_cut_to_some_tasks_and_others_have_their_defaults():

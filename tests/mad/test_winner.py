@@ -169,6 +169,13 @@ def test_the_winner_of_a_study_is_deepened_at_the_width_it_was_searched_at(here,
     assert layers_of("deep.yaml") == output["layers"]
 
 
+def test_a_study_below_the_home_folder_is_found_by_its_path(here, monkeypatch):
+    study(here)
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    about, _ = read_source("~/studies/first")
+    assert about.startswith("best of study first, score 0.900")
+
+
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("how", ["stack", "stretch"])
 def test_a_file_that_is_deepened_can_be_deepened_again(how):

@@ -79,13 +79,18 @@ class StudyDefinition:
         return {n: v for n, v in {**STAMP, **values}.items() if v or n not in if_set}
 
     @property
-    def parts(self) -> tuple[object, ...]:
-        """Every possible layer of a candidate, and the settings of the named tasks."""
+    def layers(self) -> Layers:
+        """Every possible layer of a candidate, as the user wrote it."""
         lists: Iterable[Layers] = map(parse, self.candidates)
         if self.space:
             space = to_space(self.space)
             lists = itertools.chain(space.block(), space.starts())
-        return (*dict.fromkeys(itertools.chain(*lists)), *map(find, self.tasks))
+        return tuple(dict.fromkeys(itertools.chain(*lists)))
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """Every possible layer of a candidate, and the settings of the named tasks."""
+        return (*self.layers, *map(find, self.tasks))
 
     @property
     def is_text(self) -> bool:
@@ -227,6 +232,15 @@ class StudyDefinition:
         """A candidate: the first one of a list, or of a space that is listed."""
         return canonical(self.choices.first)
 
+    def _as_written(self, layers: Layers) -> Layers:
+        """Return the layers of a candidate with numbers left open, where the user left them so."""
+        dim = self.measured.dim
+        if self.candidates:
+            every = map(parse, self.candidates)
+            return next((one for one in every if at_width(one, dim) == layers), layers)
+        written = {one.at_width(dim): one for one in reversed(self.layers)}
+        return tuple(written.get(one, one) for one in layers)
+
     def runs(self, candidate: str, rung: int = 0, dim: int | None = None) -> list[RunConfig]:
         """Return the runs of a candidate, by task config, then by seed; text alone on later rungs.
 
@@ -250,7 +264,7 @@ class StudyDefinition:
             run = RunConfig(
                 task=one.task,
                 settings=settings,
-                layers=layers,
+                layers=layers if one.dim is None else self._as_written(layers),
                 dim=width,
                 recipe=Recipe(**how),
                 seed=seed,
@@ -314,6 +328,14 @@ class StudyDefinition:
             )
         for candidate in self.candidates or [self.first]:
             self.runs(candidate)
+        widths = {one.dim for one in self.measured.task_configs if one.dim is not None}
+        for layer, dim in itertools.product(self.layers, sorted(widths) if self.space else ()):
+            try:
+                layer.check(dim)
+            except ConfigError as error:
+                raise ConfigError(
+                    f"{layer.name} at width {dim}, of suite {self.suite}: {error}"
+                ) from error
 
     def _check_text(self) -> None:
         """Raise a ConfigError for options that suite lm does not have."""

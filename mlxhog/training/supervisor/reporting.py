@@ -57,7 +57,8 @@ class Reporter:
         self.monitor = Monitor(arena, plan.workers, plan.budget, state)
         self.sample: str | None = None
         self._trackers: Trackers | None = None
-        self._evaluation: dict[str, Any] = {}
+        self._written: dict[str, Any] = {}  # evaluation that stands in metrics.jsonl
+        self._tracked: dict[str, Any] = {}  # that trackers have
         self._reported: set[str] = set()
         self._next_s = dict[str, float]()  # by report
         # What a user may remove while it trains: run.json, the installed package.
@@ -136,20 +137,22 @@ class Reporter:
             self.run.append_event(event)
 
     def append_metrics(self) -> None:
-        """Append a line to metrics.jsonl, and to the other reports."""
+        """Append a line to metrics.jsonl, and to the other reports; each evaluation once."""
         now = self.monitor.progress()
         now = replace(now, lr=self._lr())
         evaluation: dict[str, Any] = {name: getattr(now, name) for name in EVALUATED}
-        if evaluation == self._evaluation:  # it stands on an earlier line
-            none: dict[str, Any] = dict.fromkeys(EVALUATED)
-            now = replace(now, **none)
-        self._evaluation = evaluation
+        none: dict[str, Any] = dict.fromkeys(EVALUATED)
+        alone = replace(now, **none)
+        line = alone if evaluation == self._written else now
         try:  # counts begin with this command, hence its pid
-            self.run.append_metrics({**now.to_json(), "supervisor_pid": os.getpid()})
+            self.run.append_metrics({**line.to_json(), "supervisor_pid": os.getpid()})
+            self._written = evaluation
         except EnvironmentLacks as error:
             self.report_once(f"no metrics: {error}; training continues")
         if self._trackers is not None:
-            self._trackers.write(now, now.tokens / (self.plan.epoch_tokens or 1))
+            tracked = alone if evaluation == self._tracked else now
+            self._trackers.write(tracked, now.tokens / (self.plan.epoch_tokens or 1))
+            self._tracked = evaluation
 
     def open_trackers(self) -> None:
         """Begin to write to what `report_to` names."""
