@@ -387,7 +387,7 @@ def new_search(
         keys, name = json.loads(plain_json.dumps({k: v for k, v in asdict(space).items() if v})), ""
     space = to_space(keys)
     return _new_study(
-        config, how, name, space=keys, position=space.position, recipe=recipe,
+        config, how, name, "search", space=keys, position=space.position, recipe=recipe,
         suite=config.suite or space.suite or "smoke", dim=config.dim or space.dim,
         sampler=config.sampler or ("" if config.candidates is None else "random"),
         sampler_seed=config.seed, prune=config.prune, n_candidates=config.candidates,
@@ -412,14 +412,17 @@ def new_bench(config: BenchOptions, recipe: Mapping[str, object], how: Execution
         )
     layers = [*map(parse, config.layers), *(each.layers for each in files.values())]
     return _new_study(
-        config, how, "", candidates=tuple(dict.fromkeys(map(canonical, layers))), recipe=recipe,
+        config, how, "", "bench", candidates=tuple(dict.fromkeys(map(canonical, layers))),
+        recipe=recipe,
         suite=config.suite or "smoke", dim=widths.pop() if widths else config.dim,
         position=positions.pop() if positions else config.position or "none",
     )  # fmt: skip
 
 
-def _new_study(config: StudyOptions, how: ExecutionConfig, otherwise: str, **fields: Any) -> Study:
-    """Return a study by its fields; its name is the option, `otherwise`, or of its definition."""
+def _new_study(
+    config: StudyOptions, how: ExecutionConfig, otherwise: str, kind: str, **fields: Any
+) -> Study:
+    """Return a study by its fields; its name is the option, `otherwise`, or of kind and digest."""
     from mlxhog.base import machine
     from mlxhog.base.workers import backend_here, resolve_workers
     from mlxhog.mad import tasks
@@ -460,5 +463,5 @@ def _new_study(config: StudyOptions, how: ExecutionConfig, otherwise: str, **fie
         definition = replace(definition, sampler="grid" if is_counted else "random")
     digest = hashlib.sha256(json.dumps(definition.to_dict(), sort_keys=True).encode()).hexdigest()
     suite = re.sub(r"\W", "-", definition.suite)
-    name = config.study or otherwise or f"bench-{suite}-{digest[:8]}"
+    name = config.study or otherwise or f"{kind}-{suite}-{digest[:8]}"
     return Study(store_of(definition, how.studies_dir, name), definition)

@@ -149,15 +149,16 @@ def logits_and_state(
     is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if not (is_traced or torch.compiler.is_compiling()):
         layers.check_input(architecture, tokens, state, ops.xp)
-    params = {name: value.float() for name, value in module.named_parameters()}
+    named = module.named_parameters(remove_duplicate=False)  # a user may tie head and embedding
+    params = {name: value.float() for name, value in named}
     masks = layers.draw_masks(architecture, tokens, _drop) if module.training else None
     with torch.autocast(tokens.device.type, enabled=False):
         return lm.logits(architecture, params, tokens, state, ops=ops, masks=masks)
 
 
 def detach(state: Any) -> Any:
-    """Return a state as constants, through which no gradient flows."""
-    return [tuple(part.detach() for part in block) for block in state]
+    """Return a state as constants, through which no gradient flows; None remains None."""
+    return None if state is None else [tuple(part.detach() for part in block) for block in state]
 
 
 def _translate(module: Layers, entries: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -39,6 +39,12 @@ def test_a_study_is_begun_cut_resumed_and_read_as_by_the_commands(capsys):
         mad.Study("s").to_json()
 
 
+def test_a_search_of_a_space_without_a_name_is_called_after_what_it_is(monkeypatch):
+    monkeypatch.setattr(mad.Study, "run", lambda self, *_: self)
+    assert mad.search(SPACE, **TINY).store.name.startswith("search-smoke-")
+    assert mad.bench("swiglu", **TINY).store.name.startswith("bench-smoke-")
+
+
 def test_named_architectures_are_scored_and_the_best_is_deepened(capsys):
     study = mad.bench("gated-conv swiglu", "swiglu", study="b", seeds=(7,), **TINY)
     assert study.definition.seeds == (7,)

@@ -79,6 +79,7 @@ def test_a_copy_is_apart_a_state_is_never_written_and_detach_ends_the_gradient()
     first.grad = None
     layer(x, detach(state))[0].sum().backward()
     assert first.grad is None
+    assert detach(None) is None
 
 
 def test_the_reference_kernels_have_second_derivatives_and_take_functional_transforms():

@@ -122,6 +122,17 @@ def test_dropout_of_a_model_does_not_depend_on_the_default_type_of_torch(dtype):
     assert torch.equal(actual, expected)
 
 
+def test_a_head_that_a_user_ties_to_the_embedding_is_computed_with_and_trained():
+    model = make(SIDES["torch"], DROPPING).eval()
+    ends = [name for name, value in model.named_parameters() if value.shape == (10, 16)]
+    embedding, head = (model.get_submodule(name.removesuffix(".weight")) for name in ends)
+    head.weight = torch.nn.Parameter(embedding.weight.detach().clone())
+    expected, _ = model(torch.arange(10)[None])
+    head.weight = embedding.weight
+    actual, _ = model(torch.arange(10)[None])
+    assert torch.equal(actual, expected)
+
+
 def export(cfg):
     """A model as the class of transformers that an export carries."""
     pytest.importorskip("transformers", reason="the extra [peers]")
