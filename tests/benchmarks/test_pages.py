@@ -71,13 +71,13 @@ def test_full_measures_every_result_of_the_pages_in_order_but_those_not_asked():
 # recorded. A name goes once it is measured again by the sizes of today.
 FEWER_PAIRS = (
     "across_machines chaos collect_tiny fine_tuning late_gradients late_workers many_cores minute "
-    "moments ngram_tables own_text peers second_machine staleness unequal_workers widths"
+    "moments ngram_tables own_text second_machine staleness unequal_workers widths"
 )
 MORE_COMPARISONS = {
     "page": {"predicted_speed": 13},
     "script": {
         "across_machines": 8, "auto": 8, "chaos": 12, "classic_speed": 17, "compare_power": 6,
-        "late_gradients": 9, "linear_regression": 10, "model_speed": 24, "peers": 6,
+        "late_gradients": 9, "linear_regression": 10, "model_speed": 24,
         "predicted_speed": 13,
     },
 }  # fmt: skip
