@@ -25,8 +25,9 @@ def around(first, factor, n):
 def tuned(axes, trial, first=None):
     """The point with the lowest loss: one axis after the other, each at the best of those before.
 
-    So every arm gets as many trials: all values of the first axis at the middle of the others, and
-    of each further axis those that are new. A loss that is None or not finite diverged.
+    So every arm gets as many trials, but for axes that grow (`first`): all values of the first axis
+    at the middle of the others, and of each further axis those that are new. A loss that is None or
+    not finite diverged.
 
     Args:
         axes: axis -> its values, in order.
